@@ -1,0 +1,40 @@
+"""FR 4, data confidentiality: who can read it?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from controls.si import secure_opcua
+from devices.modbus import Access, Peer
+from devices.plc import ILLEGAL_FUNCTION
+from devices.world import World
+from testbed import site as sites
+
+ENCRYPT = "Basic256Sha256_SignAndEncrypt"
+
+
+def restricted_programs(world: World) -> None:
+    """SR 4.1: a PLC's program is read-restricted: only the engineering workstation may upload it."""
+    for name, plc in world.plcs.items():
+        plc.seams.authorize.append(_uploads_from(world, name))
+
+
+def _uploads_from(world: World, plc: str) -> Callable[[Peer, Access], int | None]:
+    engineers = {
+        world.network.hosts[name].address
+        for name, asset in world.site.assets.items()
+        if isinstance(asset, sites.Workstation) and plc in asset.programs
+    }
+
+    def authorize(peer: Peer, access: Access) -> int | None:
+        return ILLEGAL_FUNCTION if access.function == 20 and peer.address not in engineers else None
+
+    return authorize
+
+
+def encrypted_sessions(world: World) -> None:
+    """SR 4.1 RE 1: OPC UA sessions, which may come over untrusted networks, are encrypted."""
+    secure_opcua(world, ENCRYPT)
+
+
+CONTROLS = {"SR 4.1": restricted_programs, "SR 4.1 RE 1": encrypted_sessions}

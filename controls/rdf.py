@@ -1,0 +1,100 @@
+"""FR 5, restricted data flow: may it pass?"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from devices.audit import Audit
+from devices.world import World, port_of, talks_to
+from testbed.firewall import AllowList, ModbusInspection, Rule
+from testbed.network import Conduit, Link, Packet, Policy, Verdict
+
+
+def documented_rules(world: World) -> list[Rule]:
+    """What the site's file documents, and what its assets do by their entries, as firewall rules."""
+    rules: dict[Rule, None] = {}
+    for conduit in world.site.conduits.values():
+        for flow in conduit.flows:
+            protocol: Literal["tcp", "udp"] = "udp" if flow.protocol == "syslog" else "tcp"
+            functions = frozenset(flow.functions) if flow.functions is not None else None
+            port = world.service_port(flow.target, flow.port)
+            rules[Rule(flow.source, flow.target, protocol, port, functions, flow.registers)] = None
+    documented = {(rule.source, rule.target) for rule in rules}
+    for name in world.site.assets:
+        for target in talks_to(world.site, name):
+            if (name, target) not in documented:
+                port = world.service_port(target, port_of(world.site.assets[target]))
+                rules[Rule(name, target, "udp" if target in world.siems else "tcp", port, None, None)] = None
+    return list(rules)
+
+
+def segmentation(world: World) -> None:
+    """SR 5.1: a conduit carries traffic of the two zones it joins; nothing passes through a zone to a third."""
+    names = {(rule.source, rule.target) for rule in documented_rules(world)}
+    for conduit in world.network.conduits.values():
+        conduit.add_policy("SR 5.1", _between(world, conduit, names))
+
+
+def _between(world: World, conduit: Conduit, documented: set[tuple[str | None, str | None]]) -> Policy:
+    ends = {zone.name for zone in conduit.zones}
+    hosts = world.network.hosts
+
+    def policy(packet: Packet) -> Verdict:
+        flow = packet.flow
+        if (flow.source_name, flow.target_name) in documented:
+            return Verdict.ACCEPT
+        zones = {hosts[flow.source_name].zone.name, hosts[flow.target_name].zone.name}
+        return Verdict.ACCEPT if zones <= ends else Verdict.DROP
+
+    return policy
+
+
+def boundary_protection(world: World) -> None:
+    """SR 5.2: traffic at boundaries is watched, and an untrusted zone opens nothing into a trusted one undocumented."""
+    names = {(rule.source, rule.target) for rule in documented_rules(world)}
+    for conduit in world.network.conduits.values():
+        conduit.add_policy("SR 5.2", _inbound(world, names))
+        conduit.observers.append(_denials(world, conduit))
+
+
+def _inbound(world: World, documented: set[tuple[str | None, str | None]]) -> Policy:
+    hosts = world.network.hosts
+
+    def policy(packet: Packet) -> Verdict:
+        flow = packet.flow
+        source, target = hosts[flow.source_name].zone, hosts[flow.target_name].zone
+        if source.trusted or not target.trusted or (flow.source_name, flow.target_name) in documented:
+            return Verdict.ACCEPT
+        return Verdict.DROP
+
+    return policy
+
+
+def _denials(world: World, conduit: Conduit):  # type: ignore[no-untyped-def]
+    audit = world.boundary_audits.setdefault(conduit.name, Audit(conduit.name))
+
+    def observe(_link: Link, packet: Packet, policy: str, verdict: Verdict) -> None:
+        audit(
+            "boundary.denied",
+            peer=packet.source,
+            target=packet.target,
+            port=packet.target_port,
+            policy=policy,
+        )
+
+    return observe
+
+
+def deny_by_default(world: World) -> None:
+    """SR 5.2 RE 1: only documented flows pass, and of Modbus only the documented functions and registers."""
+    rules = documented_rules(world)
+    for conduit in world.network.conduits.values():
+        conduit.add_policy("SR 5.2 RE 1", AllowList(rules))
+        conduit.add_policy("SR 5.2 RE 1 inspection", ModbusInspection(rules))
+
+
+CONTROLS = {
+    "SR 5.1": segmentation,
+    "SR 5.2": boundary_protection,
+    "SR 5.2 RE 1": deny_by_default,
+}

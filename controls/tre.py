@@ -1,0 +1,56 @@
+"""FR 6, timely response to events: is anybody told?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from controls.uc import devices_with_audit
+from devices.syslog import SyslogSender
+from devices.world import World
+
+#: What security mechanisms have to say; the rest of the audit trail is SR 2.8 RE 1's.
+MECHANISMS = frozenset(
+    {
+        "access.denied",
+        "boundary.denied",
+        "connection.refused",
+        "ids.alert",
+        "login.failed",
+        "login.locked",
+        "modbus.malformed",
+        "mode.refused",
+        "mode.request",
+        "peer.bad",
+        "plc.fault",
+        "program.loaded",
+        "program.refused",
+        "session.refused",
+        "value.refused",
+        "write.denied",
+    }
+)
+
+
+def continuous_monitoring(world: World) -> None:
+    """SR 6.2: network monitors watch their taps, and what security mechanisms report reaches the SIEM at once."""
+    for monitor in world.monitors.values():
+        monitor.expect(world.baseline())
+        monitor.start()
+    for audit in devices_with_audit(world):
+        audit.sinks.append(_only_mechanisms(world.sender(audit.source)))
+    if world.monitors:
+        # A firewall reports through the management interface of the monitor's host.
+        sender = world.sender(next(iter(world.monitors)))
+        for audit in world.boundary_audits.values():
+            audit.sinks.append(_only_mechanisms(sender))
+
+
+def _only_mechanisms(sender: SyslogSender):  # type: ignore[no-untyped-def]
+    def sink(source: str, kind: str, data: dict[str, Any]) -> None:
+        if kind in MECHANISMS:
+            sender(source, kind, data)
+
+    return sink
+
+
+CONTROLS = {"SR 6.2": continuous_monitoring}

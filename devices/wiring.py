@@ -1,0 +1,57 @@
+"""The cabinet between controllers and plant: instruments, commands, and hard-wired trip relays.
+
+A safety PLC acts through relays that de-energize an actuator whatever its controller commands. For every plant
+command ``X`` there is a relay command ``TRIP_X``; while it is on, ``X`` is held at 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from testbed.plant import PlantModel, Sensor
+
+TRIP = "TRIP_"
+
+
+class Wiring:
+    """Access of controllers to one plant."""
+
+    def __init__(self, plant: PlantModel, sensors: Mapping[str, Sensor]) -> None:
+        self._plant = plant
+        self.sensors = dict(sensors)
+        self._wanted: dict[str, float] = dict(plant.commands)
+        self._tripped: set[str] = set()
+        self.on_trip: list[Callable[[str, bool], None]] = []
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """Every command a tag may drive."""
+        return (*self._wanted, *(TRIP + name for name in self._wanted))
+
+    def command(self, name: str, value: float) -> None:
+        """Drive an actuator or a trip relay."""
+        if not name.startswith(TRIP):
+            self._wanted[name] = value
+            if name not in self._tripped:
+                self._plant.command(name, value)
+            return
+        target = name[len(TRIP) :]
+        on = value > 0.5
+        if on is (target in self._tripped):
+            return
+        if on:
+            self._tripped.add(target)
+            self._plant.command(target, 0.0)
+        else:
+            self._tripped.discard(target)
+            self._plant.command(target, self._wanted[target])
+        for told in self.on_trip:
+            told(target, on)
+
+    def reader(self, signal: str) -> Callable[[], float]:
+        """What an input card reads of ``signal``: an instrument, or a switch that the plant itself has; SI."""
+        sensor = self.sensors.get(signal)
+        if sensor is not None:
+            return sensor.read
+        plant = self._plant
+        return lambda: plant.value(signal)

@@ -1,0 +1,192 @@
+"""Many runs on all cores: what to run, where, and keeping what is done.
+
+The base (no attack, no controls) and each profile's twin (no attack) come first, because every attacked run is
+measured against them. Rows are kept under the content of their experiment, so what was measured once is not run again
+and a campaign that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, as_completed
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from controls.catalogue import SecurityLevels
+from results.metrics import measure
+from results.rows import Row
+from results.store import RowStore, content_key
+from scenarios.experiment import Experiment, RunRecord, run
+from testbed.errors import RunError
+
+PACKAGES = ("testbed", "devices", "controls", "scenarios", "results")
+
+
+@dataclass(frozen=True, slots=True)
+class Campaign:
+    """Scenarios x profiles x seeds on one site."""
+
+    site: str
+    scenarios: tuple[str, ...]
+    profiles: tuple[SecurityLevels, ...]
+    seeds: tuple[int, ...]
+    duration: float
+    overrides: tuple[tuple[str, float], ...] = ()
+
+    def experiment(self, levels: SecurityLevels, scenario: str | None, seed: int) -> Experiment:
+        """One cell of the campaign."""
+        return Experiment.at_level(self.site, levels, scenario, seed, self.duration, self.overrides)
+
+    def experiments(self) -> Iterator[Experiment]:
+        """Every row-giving experiment: the attack-free run of each profile, then the attacks."""
+        for levels in self.profiles:
+            for seed in self.seeds:
+                for scenario in (None, *self.scenarios):
+                    yield self.experiment(levels, scenario, seed)
+
+    def twins(self) -> Iterator[Experiment]:
+        """Every attack-free experiment that rows are measured against, the base included."""
+        for levels in dict.fromkeys((SecurityLevels.uniform(0), *self.profiles)):
+            for seed in self.seeds:
+                yield self.experiment(levels, None, seed)
+
+    @property
+    def runs(self) -> int:
+        """Runs that a complete campaign takes."""
+        return len(list(self.twins())) + len(self.profiles) * len(self.seeds) * len(self.scenarios)
+
+
+@cache
+def code_digest() -> str:
+    """Digest of the program text and data that decide a run: a row of other code is not this code's row."""
+    digest = hashlib.sha256()
+    for package in PACKAGES:
+        root = Path(str(files(package)))
+        for path in sorted(root.rglob("*")):
+            if path.suffix in (".py", ".yaml", ".csv", ".st", ".lark"):
+                digest.update(f"{package}/{path.relative_to(root).as_posix()}\0".encode())
+                digest.update(path.read_bytes())
+    for library in ("asyncua", "pymodbus", "simpy"):
+        digest.update(f"{library} {version(library)}\0".encode())
+    return digest.hexdigest()
+
+
+def key_of(experiment: Experiment) -> str:
+    """Where the row of ``experiment`` is kept."""
+    description: dict[str, Any] = {**experiment.key(), "code": code_digest()}
+    site = Path(experiment.site)
+    if site.exists():  # a site of the user's own: its text decides too
+        root = site if site.is_dir() else site.parent
+        texts = [path.read_bytes() for path in sorted(root.glob("*")) if path.suffix in (".yaml", ".st")]
+        description["site_text"] = hashlib.sha256(b"\0".join(texts)).hexdigest()
+    scenario = Path(experiment.scenario or "")
+    if experiment.scenario and scenario.is_file():
+        description["scenario_text"] = hashlib.sha256(scenario.read_bytes()).hexdigest()
+    description["requirements"] = list(experiment.requirements)
+    description["overrides"] = [list(pair) for pair in experiment.overrides]
+    return content_key(description)
+
+
+def _record(experiment: Experiment) -> RunRecord:
+    return run(experiment)[0]
+
+
+def _row(experiment: Experiment, twin: RunRecord, base: RunRecord) -> Row:
+    return measure(run(experiment)[0], twin, base)
+
+
+def perform(
+    campaign: Campaign,
+    store: RowStore,
+    workers: int,
+    progress: Callable[[], None] = lambda: None,
+) -> list[Row]:
+    """Run what ``store`` lacks and return every row of the campaign, in a fixed order.
+
+    ``progress`` is called once for each of ``campaign.runs``. Raises RunError when a worker process dies; what was
+    finished by then is in the store.
+    """
+    wanted = list(campaign.experiments())
+    keys = {experiment: key_of(experiment) for experiment in wanted}
+    rows = {experiment: row for experiment in wanted if (row := store.get(keys[experiment])) is not None}
+    missing = [experiment for experiment in wanted if experiment not in rows]
+    needed = [
+        twin for twin in campaign.twins() if any(twin.seed == experiment.seed for experiment in missing)
+    ]
+    for _ in range(campaign.runs - len(needed) - sum(1 for one in missing if one.scenario is not None)):
+        progress()
+    if missing:
+        records = dict(_all(_record, [(one,) for one in needed], workers, progress))
+        bases = {
+            seed: records[(campaign.experiment(SecurityLevels.uniform(0), None, seed),)]
+            for seed in {one.seed for one in needed}
+        }
+        attacked = []
+        for experiment in missing:
+            twin = records[(_twin(experiment),)]
+            base = bases[experiment.seed]
+            if experiment.scenario is None:
+                rows[experiment] = measure(twin, twin, base)
+                store.put(keys[experiment], rows[experiment])
+            else:
+                attacked.append((experiment, twin, base))
+        for arguments, row in _all(_row, attacked, workers, progress):
+            rows[arguments[0]] = row
+            store.put(keys[arguments[0]], row)
+    return [rows[experiment] for experiment in wanted]
+
+
+def _twin(experiment: Experiment) -> Experiment:
+    return Experiment(
+        experiment.site,
+        experiment.requirements,
+        experiment.profile,
+        None,
+        experiment.seed,
+        experiment.duration,
+        experiment.overrides,
+    )
+
+
+def _all(
+    function: Callable[..., Any],
+    arguments: Sequence[tuple[Any, ...]],
+    workers: int,
+    progress: Callable[[], None],
+) -> Iterator[tuple[Any, Any]]:
+    """Yield (arguments, result) as results come in."""
+    if workers == 1 or len(arguments) < 2:
+        for one in arguments:
+            yield _key(one), function(*one)
+            progress()
+        return
+    from loky import get_reusable_executor
+    from loky.process_executor import BrokenProcessPool
+
+    executor = get_reusable_executor(max_workers=min(workers, len(arguments)), timeout=60)
+    running: dict[Future[Any], tuple[Any, ...]] = {}
+    try:
+        for one in arguments:
+            running[executor.submit(function, *one)] = one
+        for future in as_completed(running):
+            yield _key(running[future]), future.result()
+            progress()
+    except BrokenProcessPool as error:
+        raise RunError(
+            "a worker process died (killed, or out of memory); finished runs are kept, and the same command goes on"
+            " from there"
+        ) from error
+    except BaseException:
+        for future in running:
+            future.cancel()
+        raise
+
+
+def _key(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The hashable part of a call's arguments: experiments are, records are not."""
+    return tuple(argument for argument in arguments if isinstance(argument, Experiment))

@@ -1,0 +1,311 @@
+"""The command line: ``otlab``."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+
+from testbed.errors import OtlabError
+
+#: How long a run is unless told otherwise: ten quiet minutes, then fifty for the attack to show.
+DURATION = 3600.0
+SEEDS = 3
+
+
+class Group(click.Group):
+    """Says what a user did wrong in one sentence and exits with 2; anything else keeps its traceback."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except OtlabError as error:
+            click.echo(f"otlab: {error}", err=True)
+            raise click.exceptions.Exit(2) from None
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(version("otlab"), prog_name="otlab")
+def main() -> None:
+    """Measure what IEC 62443 security levels buy and cost, on simulated plants with real protocols."""
+
+
+def _overrides(
+    _ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]
+) -> tuple[tuple[str, float], ...]:
+    pairs = []
+    for value in values:
+        key, sign, number = value.partition("=")
+        try:
+            if not sign:
+                raise ValueError
+            pairs.append((key.strip(), float(number)))
+        except ValueError:
+            raise click.BadParameter(f"{value!r} is not KEY=NUMBER") from None
+    return tuple(sorted(pairs))
+
+
+_site = click.option(
+    "--site", default="water", show_default=True, help="A shipped site's name, or a site's file or folder."
+)
+_set = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    callback=_overrides,
+    metavar="KEY=NUMBER",
+    help="Change a figure; see `otlab figures`.",
+)
+_duration = click.option(
+    "--duration",
+    type=click.FloatRange(min=60),
+    default=DURATION,
+    show_default=True,
+    help="Simulated seconds of a run.",
+)
+
+
+@main.command()
+@_site
+@click.option(
+    "--scenario", "scenarios", multiple=True, help="A scenario's name or file; all shipped ones if not given."
+)
+@click.option(
+    "--level",
+    "levels",
+    multiple=True,
+    type=click.IntRange(0, 4),
+    help="A security level; 0 to 4 if not given.",
+)
+@click.option(
+    "--seeds", type=click.IntRange(min=1), default=SEEDS, show_default=True, help="Runs of each cell."
+)
+@_duration
+@click.option(
+    "--workers", type=click.IntRange(min=1), default=None, help="Processes; one per core if not given."
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("runs/compare"),
+    show_default=True,
+    help="Folder of results.",
+)
+@_set
+def compare(
+    site: str,
+    scenarios: tuple[str, ...],
+    levels: tuple[int, ...],
+    seeds: int,
+    duration: float,
+    workers: int | None,
+    out: Path,
+    overrides: tuple[tuple[str, float], ...],
+) -> None:
+    """Run attacks against security levels and report detection time and availability."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from controls.catalogue import SecurityLevels
+    from lab.campaign import Campaign, perform
+    from results import figures, report, statistics
+    from results.store import RowStore, save_bytes, save_text
+    from scenarios.actions import check_against
+    from scenarios.experiment import site_of
+    from scenarios.model import load_scenario, scenario_names
+    from testbed.figures import load_figures
+
+    names = scenarios or scenario_names()
+    described = site_of(site)
+    for name in names:
+        check_against(described, load_scenario(name))
+    load_figures().with_overrides(dict(overrides))
+    campaign = Campaign(
+        site,
+        tuple(names),
+        tuple(SecurityLevels.uniform(level) for level in sorted(set(levels or range(5)))),
+        tuple(range(1, seeds + 1)),
+        duration,
+        overrides,
+    )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    console = Console()
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    ) as bar:
+        task = bar.add_task(
+            f"{len(names)} attacks x {len(campaign.profiles)} levels x {seeds} seeds", total=campaign.runs
+        )
+        rows = perform(campaign, RowStore(out / "rows"), workers or cores, lambda: bar.advance(task))
+    cells = statistics.summarize(rows)
+    drawn = figures.standard(rows)
+    for name, figure in drawn.items():
+        save_bytes(out / f"{name}.png", figures.png(figure))
+    save_text(out / "rows.jsonl", "".join(json.dumps(row.to_dict(), sort_keys=True) + "\n" for row in rows))
+    titles = {name: load_scenario(name).title for name in names}
+    command = shlex.join(["otlab", *sys.argv[1:]])
+    report.write_report(
+        out / "report.html",
+        rows,
+        cells,
+        {name: figures.svg(figure) for name, figure in drawn.items()},
+        {"site": described.title, "command": command, "titles": titles},
+    )
+    console.print(report.table(cells))
+    console.print(f"report: {out / 'report.html'}", highlight=False)
+
+
+@main.command()
+@_site
+@click.option("--scenario", default=None, help="A scenario's name or file; none if not given.")
+@click.option("--sl", default="0", show_default=True, help="Security level 0-4, or IAC=3,UC=2,...")
+@click.option("--seed", type=int, default=1, show_default=True)
+@_duration
+@click.option(
+    "--pcap",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="Write all traffic as pcapng.",
+)
+@click.option(
+    "--trace",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="Write every event, one JSON a line; samples go beside it as CSV.",
+)
+@click.option(
+    "--timeline",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="Draw the run as PNG or SVG.",
+)
+@_set
+def run(
+    site: str,
+    scenario: str | None,
+    sl: str,
+    seed: int,
+    duration: float,
+    pcap: Path | None,
+    trace: Path | None,
+    timeline: Path | None,
+    overrides: tuple[tuple[str, float], ...],
+) -> None:
+    """Run one experiment and say what happened."""
+    from time import perf_counter
+
+    from controls.catalogue import SecurityLevels
+    from lab.summary import draw, tell
+    from results.store import save_bytes, save_text
+    from scenarios.experiment import Experiment
+    from scenarios.experiment import run as perform
+
+    experiment = Experiment.at_level(site, SecurityLevels.parse(sl), scenario, seed, duration, overrides)
+    begun = perf_counter()
+    record, events = perform(experiment, capture=pcap)
+    took = perf_counter() - begun
+    if trace is not None:
+        save_text(trace, "\n".join(events.lines()) + "\n")
+        save_text(trace.with_suffix(".csv"), "\n".join(events.table()) + "\n")
+    if timeline is not None:
+        save_bytes(timeline, draw(record, events, timeline.suffix))
+    tell(record, events)
+    click.echo(f"{duration:g} simulated s in {took:.2f} s: {duration / took:,.0f} times real time")
+
+
+@main.command("list")
+def list_() -> None:
+    """List what is shipped: sites, scenarios, requirements that act."""
+    from controls.catalogue import FOUNDATIONAL, catalogue
+    from controls.profiles import CONTROLS
+    from scenarios.model import load_scenario, scenario_names
+    from testbed.site import load_site, site_names
+
+    click.echo("Sites")
+    for name in site_names():
+        click.echo(f"  {name:22} {load_site(name).title}")
+    click.echo("Scenarios")
+    for name in scenario_names():
+        found = load_scenario(name)
+        techniques = ", ".join(dict.fromkeys(step.technique for step in found.steps))
+        click.echo(f"  {name:22} {found.title} ({techniques})")
+    requirements = catalogue()
+    click.echo(
+        f"Requirements that act ({len(CONTROLS)} of {len(requirements)}), with the lowest level that needs them"
+    )
+    for fr in FOUNDATIONAL:
+        acting = [r for r in requirements.values() if r.fr == fr and r.id in CONTROLS]
+        click.echo(f"  {fr:4} " + ", ".join(f"{r.id} (SL {r.min_sl})" for r in acting))
+
+
+@main.group(cls=Group)
+def site() -> None:
+    """Look at sites."""
+
+
+@site.command("check")
+@click.argument("path")
+def site_check(path: str) -> None:
+    """Check a site's file and its logic; every mistake is told at once."""
+    from devices.world import World
+    from scenarios.experiment import site_of
+    from testbed.figures import load_figures
+
+    found = site_of(path)
+    for warning in found.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    World(found, 1, load_figures()).close()
+    click.echo(
+        f"{found.name}: {len(found.zones)} zones, {len(found.conduits)} conduits, {len(found.assets)} assets: in order"
+    )
+
+
+@site.command("schema")
+def site_schema() -> None:
+    """Print the JSON Schema of a site's file, for editors."""
+    from testbed.site import site_schema as schema
+
+    click.echo(json.dumps(schema(), indent=2))
+
+
+@main.command()
+@click.argument("pattern", default="")
+def figures(pattern: str) -> None:
+    """List the figures that runs use, where each is from, and which are assumptions."""
+    from testbed.figures import load_figures
+
+    table = load_figures()
+    for key in table:
+        if pattern in key:
+            entry = table.entry(key)
+            click.echo(f"{key} = {entry.value:g} {entry.unit}  [{entry.status}] {entry.source}")
+
+
+@main.command()
+@click.option("--sl", default=None, help="Only what this level, or vector IAC=3,UC=2,..., requires.")
+def controls(sl: str | None) -> None:
+    """List IEC 62443-3-3's requirements: lowest level, and whether the testbed enforces them."""
+    from controls.catalogue import SecurityLevels, catalogue
+    from controls.profiles import CONTROLS, required
+
+    wanted = required(SecurityLevels.parse(sl)) if sl is not None else tuple(catalogue())
+    for name in wanted:
+        requirement = catalogue()[name]
+        acts = "acts" if name in CONTROLS else "does not act yet"
+        doubt = " (sources differ on the level)" if requirement.doubtful else ""
+        click.echo(
+            f"{name:13} {requirement.fr:4} SL {requirement.min_sl}  {requirement.title}: {acts}{doubt}"
+        )
+
+
+if __name__ == "__main__":
+    main()

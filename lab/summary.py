@@ -1,0 +1,100 @@
+"""One run told in a few lines, and drawn as a timeline."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from rich.console import Console
+from rich.table import Table
+
+from scenarios.experiment import RunRecord, site_of
+from testbed.trace import Trace
+from testbed.units import from_si
+
+#: Event kinds that the timeline shows, with the lane they go in and the fields that name them.
+LANES = {
+    "attack.step": ("attack", ("technique", "outcome")),
+    "alert": ("alert", ("rule",)),
+    "operator.noticed": ("operator", ("tag", "level")),
+    "operator.acted": ("operator", ("alarm",)),
+    "operator.missed": ("operator", ("alarm",)),
+    "trip": ("trip", ("target",)),
+}
+
+
+def tell(record: RunRecord, trace: Trace) -> None:
+    """Print what happened: attack steps, alerts, lost functions, trips."""
+    console = Console()
+    experiment = record.experiment
+    console.print(
+        f"{experiment.site}, {experiment.profile}, scenario {experiment.scenario or 'none'}, seed {experiment.seed}",
+        highlight=False,
+    )
+    table = Table(box=None, pad_edge=False)
+    for column in ("what", "first at (s)", "times"):
+        table.add_column(column, justify="left" if column == "what" else "right")
+    first: dict[str, float] = {}
+    count: Counter[str] = Counter()
+    for event in trace.of_kind(*LANES, "function.lost", "envelope.lost"):
+        name = f"{event.kind} {event.source} " + " ".join(
+            str(event.data[key]) for key in _names(event.kind) if event.data.get(key) is not None
+        )
+        first.setdefault(name.strip(), event.time)
+        count[name.strip()] += 1
+    for name, time in first.items():
+        table.add_row(name, f"{time:.1f}", str(count[name]))
+    if first:
+        console.print(table, highlight=False)
+    lost = {name: sum(end - start for start, end in spans) for name, spans in record.lost.items()}
+    unsafe = sum(end - start for spans in record.unsafe.values() for start, end in spans)
+    parts = [f"{name} lost {seconds:.0f} s" for name, seconds in lost.items()]
+    console.print("; ".join([*parts, f"outside the safe envelope {unsafe:.0f} s"]), highlight=False)
+
+
+def _names(kind: str) -> tuple[str, ...]:
+    return LANES[kind][1] if kind in LANES else ()
+
+
+def draw(record: RunRecord, trace: Trace, suffix: str) -> bytes:
+    """The run as a picture: what the view's tags showed, then attack, alerts, people and lost functions."""
+    from results import figures
+
+    experiment = record.experiment
+    site = site_of(experiment.site)
+    view = site.essential_functions.view
+    series, units, limits = {}, {}, {}
+    for plc, tags in view.tags.items():
+        for name in tags:
+            tag = site.tag(plc, name)
+            if tag.alarms is None:
+                continue
+            series[name] = list(trace.columns[f"{view.asset}.{name}"])
+            units[name] = tag.unit
+            limits[name] = {
+                level: limit for level, limit in tag.alarms.limits.items() if level in ("LL", "HH")
+            }
+            instrument = site.plant.sensors.get(tag.signal or "")
+            if instrument is not None and instrument.signal in trace.columns:
+                # What the plant really does beside what the screen shows: under a forged reading the two part.
+                series[f"{name} (true)"] = [
+                    from_si(value, tag.unit) for value in trace.columns[instrument.signal]
+                ]
+                units[f"{name} (true)"] = tag.unit
+    events = []
+    for event in trace.of_kind(*LANES):
+        lane, names = LANES[event.kind]
+        if event.kind == "trip" and not event.data["on"]:
+            continue
+        label = " ".join(str(event.data[key]) for key in names if event.data.get(key) is not None)
+        events.append((event.time, lane, label))
+    bands = {**record.lost, "safe limits": [span for spans in record.unsafe.values() for span in spans]}
+    figure = figures.timeline(
+        list(trace.times),
+        series,
+        units=units,
+        limits=limits,
+        events=events,
+        bands=bands,
+        title=f"{experiment.scenario or 'no attack'}, {experiment.profile}, seed {experiment.seed}",
+    )
+    return figures.svg(figure).encode() if suffix.lower() == ".svg" else figures.png(figure)

@@ -1,0 +1,766 @@
+"""Figures for print and for the report: detection, availability, and one run's time line.
+
+The only module that touches matplotlib, and only once a figure is asked for. It never imports pyplot: figures are
+drawn by Agg and the SVG writer directly, so no window system is looked for and no global state is changed. Equal
+input gives equal bytes: no dates, a fixed salt for ids, glyphs as outlines of the font matplotlib ships.
+
+Widths are for A4 with 16 mm margins. Security levels 0 to 4 are one hue from light to dark, every step apart from
+the next in lightness (read the same with any color vision and in gray), and each profile has its own marker.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import textwrap
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final
+
+from results.rows import FUNCTIONS, NO_ATTACK, Row
+from results.statistics import by_cell, detection_curve, mean_interval, median_time
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK: Final = "#1b1f24"
+MUTED: Final = "#5b6470"
+GRID: Final = "#d9dee5"
+PAPER: Final = "#ffffff"
+# OKLCH hue 250; the lightest keeps a contrast of 3:1 on white (WCAG 2.2, 1.4.11).
+LEVELS: Final = ("#4a95dd", "#0078cf", "#005a9d", "#003d6e", "#001d3d")
+UNLEVELED: Final = "#6b7280"
+ALARM: Final = "#b3261e"
+WARNING: Final = "#9a5b00"
+
+_WIDTH: Final = 7.0  # in; 178 mm
+_MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
+_TIME_TICKS: Final = (
+    (0, "0"),
+    (1, "1 s"),
+    (10, "10 s"),
+    (60, "1 min"),
+    (600, "10 min"),
+    (3_600, "1 h"),
+    (21_600, "6 h"),
+    (86_400, "1 d"),
+    (604_800, "7 d"),
+)
+_PANELS_PER_FIGURE: Final = 8  # four rows of two fill an A4 page
+
+
+def svg(figure: Figure) -> str:
+    """Return the figure as an SVG document; equal figures give equal text."""
+    buffer = io.BytesIO()
+    with _style():
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue().decode()
+
+
+def png(figure: Figure, dpi: int = 200) -> bytes:
+    """Return the figure as a PNG file's bytes; 200 dots an inch is enough for print."""
+    buffer = io.BytesIO()
+    with _style():
+        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+CAPTIONS: Final[Mapping[str, str]] = {
+    "detection-times": "Time from the attack's first action to detection. Large marker: median with its 95 % "
+    "interval; small marks: single runs, open where the run ended undetected. An arrow: the interval, or with an "
+    "open marker the median itself, lies beyond observation. Numbers: detected of attacked runs.",
+    "detection-curves": "Share of runs detected by a time after the attack's first action (Kaplan-Meier with its "
+    "95 % band). An upright tick: runs that ended undetected.",
+    "availability": "Availability of the essential functions: mean and 95 % interval; small marks: single runs.",
+}
+
+
+def standard(rows: Sequence[Row]) -> dict[str, Figure]:
+    """Return the figures every report shows, by names fit for files; none without the runs to fill it.
+
+    Names are the keys of ``CAPTIONS``, with ``-2`` and so on for further pages of many scenarios.
+    """
+    attacked = _pages([row for row in rows if row.attacked])
+    drawn = {
+        "detection-times": [detection_times(page) for page in attacked],
+        "detection-curves": [detection_curves(page) for page in attacked],
+        "availability": [availability(page) for page in _pages(rows)],
+    }
+    return {
+        name if number == 1 else f"{name}-{number}": figure
+        for name, pages in drawn.items()
+        for number, figure in enumerate(pages, 1)
+    }
+
+
+def detection_times(rows: Sequence[Row]) -> Figure:
+    """Draw the median time to detection with its interval, a panel per scenario and a line per profile."""
+    groups = {name: runs for name, runs in by_cell(rows).items() if any(row.attacked for row in runs)}
+    panels = _panels(groups)
+    looks = _looks(rows)
+    horizon = max((detection_curve(runs).horizon for runs in groups.values()), default=0.0)
+    with _style():
+        heights = [0.5 + 0.25 * profiles for profiles in _tallest(panels)]
+        figure, axes = _grid(panels, 0.55 + sum(heights), heights)
+        for (title, profiles), ax in zip(panels.items(), axes, strict=False):
+            _head(ax, title)
+            _time_axis(ax, horizon)
+            ax.set_ylim(len(profiles) - 0.45, -0.55)
+            ax.set_yticks(range(len(profiles)), [_short(name, 22) for name in profiles])
+            ax.tick_params(axis="y", length=0)
+            for place, (profile, runs) in enumerate(profiles.items()):
+                _median_line(ax, place, runs, looks[profile], horizon)
+        _label_bottom(axes, len(panels), "Time from the attack's first action to detection")
+        return _settled(figure)
+
+
+def detection_curves(rows: Sequence[Row]) -> Figure:
+    """Draw the share of runs detected by each time, a panel per scenario and a curve per profile."""
+    groups = {name: runs for name, runs in by_cell(rows).items() if any(row.attacked for row in runs)}
+    panels = _panels(groups)
+    looks = _looks(rows)
+    horizon = max((detection_curve(runs).horizon for runs in groups.values()), default=0.0)
+    with _style():
+        lines = math.ceil(len(panels) / 2)
+        figure, axes = _grid(panels, 0.75 + 2.0 * max(lines, 1))
+        for (title, profiles), ax in zip(panels.items(), axes, strict=False):
+            _head(ax, title)
+            _time_axis(ax, horizon)
+            ax.set_ylim(-4, 104)
+            ax.set_yticks([0, 25, 50, 75, 100], ["0 %", "25 %", "50 %", "75 %", "100 %"])
+            ends = [_curve_line(ax, runs, looks[profile], horizon) for profile, runs in profiles.items()]
+            _end_labels(ax, ends, list(profiles), looks)
+        _label_bottom(axes, len(panels), "Time from the attack's first action")
+        return _settled(figure)
+
+
+def availability(rows: Sequence[Row]) -> Figure:
+    """Draw the mean availability of each essential function, a panel per scenario and a marker per profile."""
+    groups = by_cell(rows)
+    panels = _panels(groups)
+    looks = _looks(rows)
+    lowest = min((share for row in rows for share in row.availability.values()), default=0.0)
+    with _style():
+        lines = math.ceil(len(panels) / 2)
+        figure, axes = _grid(panels, 0.75 + 1.9 * max(lines, 1))
+        for (title, profiles), ax in zip(panels.items(), axes, strict=False):
+            _head(ax, title)
+            _share_axis(ax, lowest)
+            ax.set_xlim(-0.5, len(FUNCTIONS) - 0.5)
+            ax.set_xticks(range(len(FUNCTIONS)), FUNCTIONS)
+            ax.tick_params(axis="x", length=0)
+            for edge in range(1, len(FUNCTIONS)):
+                ax.axvline(edge - 0.5, color=GRID, linewidth=0.8)
+            step = 0.8 / max(len(profiles), 1)
+            for place, (profile, runs) in enumerate(profiles.items()):
+                shift = (place - (len(profiles) - 1) / 2) * step
+                _availability_points(ax, runs, looks[profile], shift, step)
+        _legend(figure, looks)
+        return _settled(figure)
+
+
+# --- one run ----------------------------------------------------------------------------------------------------
+
+Event = tuple[float, str, str]
+"""(time in s, lane, label)"""
+
+_LANES: Final[Mapping[str, tuple[str, str]]] = {
+    "attack": (ALARM, "v"),
+    "alert": (WARNING, "D"),
+    "operator": ("#005a9d", "o"),
+}
+_LABEL_ROWS: Final = 6
+_AXES: Final = 4.9  # in; the axes are at least that wide beside the longest names that _short leaves
+_ROW: Final = 0.17  # in; one line of event labels
+
+
+def timeline(
+    times: Sequence[float],
+    series: Mapping[str, Sequence[float]],
+    *,
+    units: Mapping[str, str],
+    limits: Mapping[str, Mapping[str, float]],
+    events: Sequence[Event],
+    bands: Mapping[str, Sequence[tuple[float, float]]],
+    title: str = "",
+) -> Figure:
+    """Draw one run: trends of the plant above, a lane a kind of event below, on one time axis (s).
+
+    ``series`` gives each tag one value a time (NaN where there was none), in the unit of ``units``; tags of one
+    unit share a panel. ``limits`` gives a tag's alarm limits by their names (HH, H, L, LL). ``bands`` gives spans of
+    time to mark: those in which an essential function was not available under its name, others under any name.
+    Lanes keep the order in which they first come. Equal labels that follow each other in a lane are told once,
+    with their number; labels that find no room in six lines are counted at the end of their lane. Raises
+    ValueError for a series that is not as long as ``times``.
+    """
+    for tag, values in series.items():
+        if len(values) != len(times):
+            raise ValueError(f"{tag}: {len(values)} values for {len(times)} times")
+    ends = [
+        *times,
+        *(t for t, _, _ in events),
+        *(t for spans in bands.values() for span in spans for t in span),
+    ]
+    start, end = (min(ends), max(ends)) if ends else (0.0, 1.0)
+    end = end if end > start else start + 1.0
+    by_unit: dict[str, list[str]] = defaultdict(list)
+    for tag in series:
+        by_unit[units.get(tag, "")].append(tag)
+    by_lane: dict[str, list[Event]] = {lane: [] for _, lane, _ in events}
+    for event in sorted(events):
+        by_lane[event[1]].append(event)
+    with _style():
+        plans = {lane: _placed(lane_events, start, end) for lane, lane_events in by_lane.items()}
+        lanes_height = 0.35 + sum(_ROW * (plan.rows + 1) for plan in plans.values()) + 0.22 * len(bands)
+        trends = [1.15] * len(by_unit)
+        figure = _sheet(sum(trends) + lanes_height + (0.75 if title else 0.5))
+        grid = figure.subplots(
+            len(trends) + 1, 1, sharex=True, squeeze=False, height_ratios=[*trends, lanes_height]
+        )
+        axes: list[Axes] = list(grid[:, 0])
+        for ax, (unit, tags) in zip(axes, by_unit.items(), strict=False):
+            _trend(ax, times, {tag: series[tag] for tag in tags}, unit, limits)
+        _lanes(axes[-1], plans, bands, start, end)
+        for time, lane, _ in events:
+            if lane == "attack":
+                for ax in axes[:-1]:
+                    ax.axvline(time, color=ALARM, linewidth=0.6, alpha=0.35, zorder=1)
+        _clock_axis(axes[-1], start, end)
+        if title:
+            figure.suptitle(_short(title, 90), x=0.01, ha="left", fontsize=8.5, fontweight="bold")
+        return _settled(figure)
+
+
+@dataclass(frozen=True, slots=True)
+class _Lane:
+    marks: list[float]
+    labels: list[tuple[float, int, str]]  # time, line, text
+    rows: int
+    unsaid: int
+
+
+def _placed(events: Sequence[Event], start: float, end: float) -> _Lane:
+    """Give each run of equal labels one text, on the first line where it does not touch its neighbor."""
+    said: list[tuple[float, str, int]] = []
+    for time, _, label in events:
+        if said and said[-1][1] == label:
+            said[-1] = (said[-1][0], label, said[-1][2] + 1)
+        else:
+            said.append((time, label, 1))
+    scale = (end - start) / _AXES  # seconds an inch
+    free = [-math.inf] * _LABEL_ROWS
+    labels: list[tuple[float, int, str]] = []
+    unsaid = 0
+    for time, label, count in said:
+        for length in (44, 22):  # a cut label says more than none
+            text = _short(label, length) + (f" ×{count}" if count > 1 else "")
+            width = (_text_width(text) + 0.16) * scale
+            left = min(time, end - width)
+            line = next((i for i, edge in enumerate(free) if edge <= left), None)
+            if line is not None:
+                free[line] = left + width
+                labels.append((time, line, text))
+                break
+        else:
+            unsaid += 1
+    rows = 1 + max((line for _, line, _ in labels), default=0)
+    return _Lane([time for time, _, _ in events], labels, rows, unsaid)
+
+
+def _trend(
+    ax: Axes,
+    times: Sequence[float],
+    series: Mapping[str, Sequence[float]],
+    unit: str,
+    limits: Mapping[str, Mapping[str, float]],
+) -> None:
+    _bare(ax)
+    ax.grid(axis="y", color=GRID, linewidth=0.6)
+    ax.set_ylabel(unit)
+    styles = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (5, 1, 1, 1)))
+    shades = ("#005a9d", INK, "#4a95dd", MUTED)
+    for place, (tag, values) in enumerate(series.items()):
+        ax.plot(
+            times,
+            values,
+            color=shades[place % 4],
+            linestyle=styles[place % 4],
+            linewidth=1.2,
+            label=tag,
+            zorder=3,
+        )
+    drawn: dict[float, list[str]] = defaultdict(list)
+    for tag in series:
+        for name, value in limits.get(tag, {}).items():
+            drawn[value].append(name if len(series) == 1 else f"{tag} {name}")
+    for value, names in drawn.items():
+        severe = any(name.split()[-1] in ("HH", "LL") for name in names)
+        ax.axhline(value, color=ALARM if severe else WARNING, linewidth=0.8, linestyle=(0, (4, 2)), zorder=2)
+    _limit_labels(ax, drawn)
+    ax.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1.0),
+        ncols=4,
+        borderaxespad=0.1,
+        handlelength=2.2,
+        columnspacing=1.4,
+    )
+
+
+def _limit_labels(ax: Axes, drawn: Mapping[float, Sequence[str]]) -> None:
+    if not drawn:
+        return
+    ax.margins(y=0.08)
+    low, high = ax.get_ylim()
+    values = sorted(drawn)
+    spread = _spread([(value - low) / (high - low) for value in values], 0.13)
+    for value, place in zip(values, spread, strict=True):
+        severe = any(name.split()[-1] in ("HH", "LL") for name in drawn[value])
+        ax.annotate(
+            _short(", ".join(drawn[value]), 22),
+            (1.0, place),
+            xytext=(4, 0),
+            textcoords="offset points",
+            xycoords="axes fraction",
+            va="center",
+            color=ALARM if severe else WARNING,
+            fontsize=7,
+            annotation_clip=False,
+        )
+    ax.set_ylim(low, high)
+
+
+def _lanes(
+    ax: Axes,
+    plans: Mapping[str, _Lane],
+    bands: Mapping[str, Sequence[tuple[float, float]]],
+    start: float,
+    end: float,
+) -> None:
+    _bare(ax)
+    ax.tick_params(axis="y", length=0)
+    ax.set_xlim(start, end)
+    top, ticks, names = 0.0, [], []
+    for lane, plan in plans.items():
+        color, marker = _LANES.get(lane, (INK, "o"))
+        base = top + _ROW * 0.6
+        ax.plot(
+            plan.marks,
+            [base] * len(plan.marks),
+            linestyle="none",
+            marker=marker,
+            markersize=4.5,
+            color=color,
+            zorder=4,
+            clip_on=False,
+        )
+        for time, line, text in plan.labels:
+            width = (_text_width(text) + 0.16) * (end - start) / _AXES
+            overrun = time + width > end
+            height = base + _ROW * (line + 0.9)
+            ax.plot([time, time], [base, height], color=color, linewidth=0.5, alpha=0.6, zorder=2)
+            ax.annotate(
+                text,
+                (end if overrun else time, height),
+                xytext=(-1 if overrun else 2.5, 0),
+                textcoords="offset points",
+                ha="right" if overrun else "left",
+                va="center",
+                fontsize=7,
+                zorder=5,
+                bbox={"boxstyle": "square,pad=0.05", "facecolor": PAPER, "edgecolor": "none"},
+            )
+        ticks.append(base)
+        names.append(_short(lane, 14) + (f"\n(+{plan.unsaid} more)" if plan.unsaid else ""))
+        top += _ROW * (plan.rows + 1)
+        ax.axhline(top, color=GRID, linewidth=0.6)
+    for lane, spans in bands.items():
+        middle = top + 0.11
+        ax.broken_barh(
+            [(a, max(b - a, (end - start) / 600)) for a, b in spans],
+            (middle - 0.065, 0.13),
+            facecolor=ALARM,
+            edgecolor="none",
+            zorder=3,
+        )
+        ax.axhline(middle, color=GRID, linewidth=0.6, zorder=1)
+        ticks.append(middle)
+        names.append(f"no {lane}" if lane in FUNCTIONS else _short(lane, 14))
+        top += 0.22
+    ax.set_ylim(max(top, 0.2), 0)
+    ax.set_yticks(ticks, names)
+
+
+def _clock_axis(ax: Axes, start: float, end: float) -> None:
+    span = end - start
+    unit, name = next(
+        (u, n) for u, n in ((1.0, "s"), (60.0, "min"), (3600.0, "h")) if span <= 600 * u or n == "h"
+    )
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    # Ticks at round numbers of the unit shown, not of seconds.
+    places = MaxNLocator(nbins=10, steps=[1, 2, 3, 5, 6, 10]).tick_values(start / unit, end / unit)
+    ax.set_xticks([p * unit for p in places if start <= p * unit <= end])
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / unit:g}"))
+    ax.set_xlabel(f"Time in the run ({name})")
+
+
+# --- parts ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    color: str
+    marker: str
+
+
+def _looks(rows: Sequence[Row]) -> dict[str, _Look]:
+    """Give each profile a color by its level and a marker of its own; 'SL n' alone always gets the same."""
+    levels = sorted({(row.level is None, row.level or 0, row.profile) for row in rows})
+    looks: dict[str, _Look] = {}
+    taken: set[str] = set()
+    for unleveled, level, profile in levels:
+        wish = _MARKERS[level] if not unleveled and level < len(LEVELS) else _MARKERS[len(LEVELS)]
+        spare = [m for m in _MARKERS[len(LEVELS) :] if m not in taken]
+        marker = wish if wish not in taken else (spare or [wish])[0]
+        taken.add(marker)
+        color = UNLEVELED if unleveled else LEVELS[min(level, len(LEVELS) - 1)]
+        looks[profile] = _Look(color, marker)
+    return looks
+
+
+def _panels(groups: Mapping[tuple[str, str, str], list[Row]]) -> dict[str, dict[str, list[Row]]]:
+    several = len({site for site, _, _ in groups}) > 1
+    panels: dict[str, dict[str, list[Row]]] = defaultdict(dict)
+    for (site, scenario, profile), runs in groups.items():
+        name = "no attack" if scenario == NO_ATTACK else scenario
+        panels[f"{site}: {name}" if several else name][profile] = runs
+    return dict(panels)
+
+
+def _pages(rows: Sequence[Row]) -> list[list[Row]]:
+    names = list(dict.fromkeys((site, scenario) for site, scenario, _ in by_cell(rows)))
+    chunks = [set(names[i : i + _PANELS_PER_FIGURE]) for i in range(0, len(names), _PANELS_PER_FIGURE)]
+    return [[row for row in rows if (row.site, row.scenario) in chunk] for chunk in chunks]
+
+
+def _sheet(height: float) -> Figure:
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06, wspace=0.02, hspace=0.03)
+    return Figure(figsize=(_WIDTH, height), dpi=200, layout=layout, facecolor=PAPER)
+
+
+def _tallest(panels: Mapping[str, Mapping[str, list[Row]]]) -> list[int]:
+    """Return the number of profiles of the fuller panel in each line of panels."""
+    counts = [len(profiles) for profiles in panels.values()] or [1]
+    return [max(counts[i : i + 2]) for i in range(0, len(counts), 2)]
+
+
+def _grid(
+    panels: Mapping[str, object], height: float, ratios: Sequence[float] | None = None
+) -> tuple[Figure, list[Axes]]:
+    columns = 2 if len(panels) > 1 else 1
+    lines = max(1, math.ceil(len(panels) / columns))
+    figure = _sheet(height)
+    grid = figure.subplots(lines, columns, squeeze=False, height_ratios=ratios)
+    axes: list[Axes] = list(grid.flat)
+    for ax in axes[max(len(panels), 1) :]:
+        ax.set_visible(False)
+    if not panels:
+        axes[0].set_axis_off()
+        axes[0].text(0.5, 0.5, "No run in which an attacker acted.", ha="center", va="center", color=MUTED)
+    return figure, axes
+
+
+def _head(ax: Axes, title: str) -> None:
+    _bare(ax)
+    ax.set_title("\n".join(textwrap.wrap(title, 46)) or " ", loc="left", fontweight="bold")
+
+
+def _bare(ax: Axes) -> None:
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+    ax.set_axisbelow(True)
+
+
+def _time_axis(ax: Axes, horizon: float) -> None:
+    """A logarithmic axis that has a zero: an alert can come in the very instant of the first action."""
+    ax.set_xscale("symlog", linthresh=1.0, linscale=0.45)
+    right = max(horizon, 1.0)
+    ticks = [(at, name) for at, name in _TIME_TICKS if at <= right]
+    ax.set_xticks([at for at, _ in ticks], [name for _, name in ticks])
+    ax.set_xticks([], minor=True)
+    ax.set_xlim(-0.12, right * 1.12)
+    ax.grid(axis="x", color=GRID, linewidth=0.6)
+
+
+def _share_axis(ax: Axes, lowest: float) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    bottom = min(100 * lowest, 99.0)
+    room = 100 - bottom
+    ax.set_ylim(bottom - 0.07 * room, 100 + 0.05 * room)
+    ax.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10], prune=None))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %" if value <= 100 else ""))
+    ax.grid(axis="y", color=GRID, linewidth=0.6)
+
+
+def _median_line(ax: Axes, place: int, runs: Sequence[Row], look: _Look, horizon: float) -> None:
+    curve = detection_curve(runs)
+    median = median_time(curve)
+    attacked = [row for row in runs if row.attacked]
+    for row in attacked:
+        caught = row.detection_time is not None
+        ax.plot(
+            row.detection_time if row.detection_time is not None else row.observed,
+            place + 0.27,
+            marker="o",
+            markersize=2.4,
+            markerfacecolor=look.color if caught else PAPER,
+            markeredgecolor=look.color,
+            markeredgewidth=0.5,
+            alpha=0.9,
+            zorder=3,
+        )
+    if median.low is not None:
+        right = median.high if median.high is not None else horizon
+        ax.plot([median.low, right], [place, place], color=look.color, linewidth=1.6, zorder=3)
+        for edge in (median.low, median.high):
+            if edge is not None:
+                ax.plot([edge, edge], [place - 0.12, place + 0.12], color=look.color, linewidth=1.2, zorder=3)
+    beyond = median.value is None
+    if attacked and (beyond or (median.low is not None and median.high is None)):
+        ax.annotate(
+            "",
+            (1.045, place),
+            (0.975, place),
+            xycoords=("axes fraction", "data"),
+            textcoords=("axes fraction", "data"),
+            arrowprops={
+                "arrowstyle": "-|>",
+                "color": look.color,
+                "linewidth": 1.4,
+                "shrinkA": 0,
+                "shrinkB": 0,
+            },
+            annotation_clip=False,
+        )
+    if attacked:
+        ax.plot(
+            curve.horizon if median.value is None else median.value,
+            place,
+            marker=look.marker,
+            markersize=6,
+            markerfacecolor=PAPER if beyond else look.color,
+            markeredgecolor=look.color,
+            markeredgewidth=1.2,
+            zorder=5,
+            clip_on=False,
+        )
+    ax.annotate(
+        f"{sum(row.detected for row in attacked)}/{len(attacked)}",
+        (1.0, place),
+        xytext=(16, 0),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        va="center",
+        fontsize=7,
+        color=MUTED,
+        annotation_clip=False,
+    )
+
+
+def _curve_line(ax: Axes, runs: Sequence[Row], look: _Look, horizon: float) -> float:
+    """Draw one profile's curve and return the share detected at its end, in percent."""
+    curve = detection_curve(runs)
+    times = [0.0, *curve.times, max(curve.horizon, *curve.times, 0.0)]
+    found = [0.0, *(100 * (1 - s) for s in curve.share)]
+    found.append(found[-1])
+    upper = [0.0, *(100 * (1 - s) for s in curve.low)]
+    lower = [0.0, *(100 * (1 - s) for s in curve.high)]
+    ax.fill_between(
+        times,
+        [*lower, lower[-1]],
+        [*upper, upper[-1]],
+        step="post",
+        color=look.color,
+        alpha=0.10,
+        linewidth=0,
+        zorder=2,
+    )
+    # Once all are detected they stay so: that part of the line needs no further observation.
+    reach = [*times[:-1], max(times[-1], horizon) if found[-1] >= 100 else times[-1]]
+    ax.plot(reach, found, drawstyle="steps-post", color=look.color, linewidth=1.4, zorder=3)
+    if curve.times:
+        ax.plot(
+            curve.times,
+            found[1:-1],
+            linestyle="none",
+            marker=look.marker,
+            markersize=3.6,
+            color=look.color,
+            zorder=4,
+        )
+    for mark in sorted(set(curve.censored)):
+        height = found[sum(t <= mark for t in curve.times)]
+        ax.plot(mark, height, marker="|", markersize=7, color=look.color, markeredgewidth=1.2, zorder=4)
+    return found[-1]
+
+
+def _end_labels(ax: Axes, ends: Sequence[float], profiles: Sequence[str], looks: Mapping[str, _Look]) -> None:
+    """Name each curve at its right end instead of in a legend, moved apart where ends coincide."""
+    order = sorted(range(len(ends)), key=lambda i: (ends[i], i))
+    spread = _spread([(ends[i] + 4) / 108 for i in order], 0.085)
+    for place, i in zip(spread, order, strict=True):
+        look = looks[profiles[i]]
+        ax.plot(
+            1.035,
+            place,
+            transform=ax.transAxes,
+            marker=look.marker,
+            markersize=4.5,
+            color=look.color,
+            clip_on=False,
+        )
+        ax.annotate(
+            _short(profiles[i], 22),
+            (1.065, place),
+            xycoords="axes fraction",
+            va="center",
+            fontsize=7,
+            annotation_clip=False,
+        )
+
+
+def _availability_points(ax: Axes, runs: Sequence[Row], look: _Look, shift: float, step: float) -> None:
+    for at, name in enumerate(FUNCTIONS):
+        shares = [100 * row.availability[name] for row in runs if name in row.availability]
+        mean = mean_interval(shares)
+        if mean.value is None:
+            continue
+        ax.plot(
+            [at + shift + 0.36 * step] * len(shares),
+            shares,
+            linestyle="none",
+            marker="o",
+            markersize=1.8,
+            markeredgewidth=0,
+            color=look.color,
+            alpha=0.7,
+            zorder=2,
+        )
+        if mean.low is not None and mean.high is not None:
+            ax.plot([at + shift] * 2, [mean.low, mean.high], color=look.color, linewidth=1.3, zorder=3)
+        ax.plot(
+            at + shift,
+            mean.value,
+            marker=look.marker,
+            markersize=4.4,
+            color=look.color,
+            markeredgecolor=PAPER,
+            markeredgewidth=0.5,
+            zorder=4,
+        )
+
+
+def _legend(figure: Figure, looks: Mapping[str, _Look]) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D(
+            [], [], color=look.color, marker=look.marker, markersize=5, linewidth=1.4, label=_short(name, 30)
+        )
+        for name, look in looks.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(max(len(handles), 1), 5))
+
+
+def _label_bottom(axes: Sequence[Axes], count: int, text: str) -> None:
+    if count == 0:
+        return
+    columns = 2 if count > 1 else 1
+    for ax in axes[max(0, count - columns) : count]:
+        ax.set_xlabel(text)
+
+
+def _spread(places: Sequence[float], gap: float) -> list[float]:
+    """Move ascending ``places`` (shares of an axis) apart to at least ``gap``, about their middle, within 0 to 1."""
+    moved = list(places)
+    for _ in range(60):
+        for i, (below, above) in enumerate(pairwise(moved)):
+            lack = gap - (above - below)
+            if lack > 1e-6:
+                moved[i] -= lack / 2
+                moved[i + 1] += lack / 2
+        moved = [min(max(p, 0.0), 1.0) for p in moved]
+    return moved
+
+
+def _short(text: str, length: int) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= length else flat[: length - 1] + "…"
+
+
+def _text_width(text: str, size: float = 7.0) -> float:
+    """Return the width in inches of ``text`` in the figure's font."""
+    if not text.strip():  # matplotlib has no outline for nothing
+        return 0.0
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextPath
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        outline = TextPath((0, 0), text, size=size, prop=FontProperties(family="DejaVu Sans"))
+        return float(outline.get_extents().x1) / 72
+
+
+def _settled(figure: Figure) -> Figure:
+    """Lay the figure out once and for good: a second pass of the layout could shift a line by a hair."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return figure
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    import matplotlib
+
+    with (
+        matplotlib.rc_context(
+            {
+                "font.family": "DejaVu Sans",  # shipped with matplotlib: the same outlines on every machine
+                "font.size": 8,
+                "axes.titlesize": 8.5,
+                "axes.labelsize": 8,
+                "axes.labelcolor": INK,
+                "axes.edgecolor": MUTED,
+                "axes.linewidth": 0.7,
+                "axes.facecolor": "none",
+                "text.color": INK,
+                "text.hinting": "no_hinting",  # a text is as wide in print as where the layout was measured
+                "text.parse_math": False,  # a dollar sign in a user's name is a dollar sign
+                "xtick.labelsize": 7.5,
+                "ytick.labelsize": 7.5,
+                "xtick.color": MUTED,
+                "ytick.color": MUTED,
+                "xtick.labelcolor": INK,
+                "ytick.labelcolor": INK,
+                "legend.fontsize": 7.5,
+                "legend.frameon": False,
+                "svg.fonttype": "path",
+                "svg.hashsalt": "otlab",
+                "path.simplify": True,
+            }
+        ),
+        warnings.catch_warnings(),
+    ):
+        # A character the font lacks is drawn as a box; that is no reason to fail or to warn on every figure.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        yield

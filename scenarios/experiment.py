@@ -1,0 +1,199 @@
+"""An experiment is site + controls + scenario + seed, frozen; running it yields a record and nothing else."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import controls.profiles as profiles
+from controls.catalogue import SecurityLevels
+from devices.siem import SecurityAlert
+from devices.wiring import TRIP
+from devices.world import World
+from scenarios.actions import carry_out, check_against, place_attacker
+from scenarios.functions import FunctionWatch
+from scenarios.model import Scenario, load_scenario
+from testbed.capture import Capture
+from testbed.errors import OtlabError
+from testbed.figures import load_figures
+from testbed.plant import plant_named
+from testbed.randomness import Randomness
+from testbed.site import Site, load_site
+from testbed.trace import Trace
+
+#: Seconds that devices get to connect before anything is judged.
+WARM_UP = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """Everything that decides a run. ``scenario`` None is the attack-free run; ``duration`` in s."""
+
+    site: str
+    requirements: tuple[str, ...]
+    profile: str
+    scenario: str | None
+    seed: int
+    duration: float
+    overrides: tuple[tuple[str, float], ...] = ()
+
+    @classmethod
+    def at_level(
+        cls,
+        site: str,
+        levels: SecurityLevels,
+        scenario: str | None,
+        seed: int,
+        duration: float,
+        overrides: tuple[tuple[str, float], ...] = (),
+    ) -> Experiment:
+        """The experiment with every requirement of ``levels`` that acts."""
+        return cls(site, profiles.enforced(levels), str(levels), scenario, seed, duration, overrides)
+
+    def key(self) -> dict[str, Any]:
+        """What the run depends on, as plain data."""
+        return asdict(self)
+
+
+@dataclass(slots=True)
+class RunRecord:
+    """What a run left, as plain data: times in s, intervals as (start, end)."""
+
+    experiment: Experiment
+    judged_from: float
+    attack_start: float | None = None
+    succeeded: int = 0
+    refused: int = 0
+    #: (time, kind of source, key): every alert that the SIEM raised and every alarm that the operator noticed
+    alerts: list[tuple[float, str, str]] = field(default_factory=list)
+    lost: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    unsafe: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    trips: list[tuple[float, str]] = field(default_factory=list)
+    #: what the production signal (SI, per s) has summed up to by each judgment, one a second from ``judged_from`` on
+    product: list[float] = field(default_factory=list)
+    logins: int = 0
+    failed_logins: int = 0
+    lockouts: int = 0
+    operator_delays: list[float] = field(default_factory=list)
+    missed: int = 0
+
+
+def site_of(name: str) -> Site:
+    """Load a site and check it against the plant it names, trip relays included."""
+    site = load_site(name)
+    plant = plant_named(site.plant.model, stream=Randomness(0).stream("plant"), initial=site.plant.initial)
+    commands = [*plant.commands, *(TRIP + command for command in plant.commands)]
+    return load_site(name, signals=plant.signals, commands=commands)
+
+
+_SITES: dict[str, Site] = {}
+
+
+def _site(name: str) -> Site:
+    if name not in _SITES:
+        _SITES[name] = site_of(name)
+    return _SITES[name]
+
+
+def prepare(experiment: Experiment) -> tuple[World, Scenario | None]:
+    """Build the world of an experiment with its controls in force, not yet started."""
+    site = _site(experiment.site)
+    scenario = load_scenario(experiment.scenario) if experiment.scenario is not None else None
+    figures = load_figures()
+    if experiment.overrides:
+        figures = figures.with_overrides(dict(experiment.overrides))
+    if scenario is not None:
+        check_against(site, scenario)
+        if scenario.start >= experiment.duration:
+            raise OtlabError(
+                f"scenario {scenario.name!r} starts at {scenario.start:g} s, after the run's end at"
+                f" {experiment.duration:g} s"
+            )
+    world = World(site, experiment.seed, figures)
+    profiles.apply(world, experiment.requirements)
+    return world, scenario
+
+
+def run(experiment: Experiment, *, capture: Path | None = None) -> tuple[RunRecord, Trace]:
+    """Run one experiment; ``capture`` is where to write a pcapng of all traffic.
+
+    Raises OtlabError for what the user asked wrongly, RunError if the capture cannot be written; anything else that
+    goes wrong inside ends the run with its own traceback.
+    """
+    world, scenario = prepare(experiment)
+    writer = None
+    if capture is not None:
+        writer = Capture(capture, world.site.epoch)
+        writer.attach(world.network)
+    try:
+        return _run(world, scenario, experiment), world.trace
+    finally:
+        world.close()
+        if writer is not None:
+            writer.close()
+
+
+def _run(world: World, scenario: Scenario | None, experiment: Experiment) -> RunRecord:
+    watch = FunctionWatch(world)
+    record = RunRecord(experiment, WARM_UP)
+    attack = place_attacker(world, scenario) if scenario is not None else None
+
+    def alerted(alert: SecurityAlert) -> None:
+        record.alerts.append((alert.time, "siem", f"{alert.rule}:{alert.subject}"))
+        world.trace.record(
+            "alert", alert.source, rule=alert.rule, subject=alert.subject, severity=alert.severity
+        )
+
+    for siem in world.siems.values():
+        siem.on_alert.append(alerted)
+    world.start()
+    watch.start(WARM_UP)
+    if attack is not None:
+        attack.host.spawn(carry_out(attack), "attack")
+    # Reference counting frees nearly everything; the collector's passes over a live world only cost time.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        world.loop.run_to(experiment.duration)
+    finally:
+        if collecting:
+            gc.enable()
+    watch.finish(experiment.duration)
+    return _fill(record, world, watch, attack.state if attack is not None else None)
+
+
+def _fill(record: RunRecord, world: World, watch: FunctionWatch, state: Any) -> RunRecord:
+    if state is not None:
+        record.attack_start = state.first_action
+        record.succeeded, record.refused = state.succeeded, state.refused
+    record.lost = {name: list(one.lost) for name, one in watch.watches.items()}
+    record.unsafe = {name: list(one.lost) for name, one in watch.unsafe.items()}
+    record.product = watch.product
+    events = world.trace.events
+    record.trips = [
+        (event.time, str(event.data["target"]))
+        for event in events
+        if event.kind == "trip" and event.data["on"]
+    ]
+    noticed = [
+        (event.time, "operator", f"{event.data['tag']}:{event.data['level']}")
+        for event in events
+        if event.kind == "operator.noticed"
+    ]
+    record.alerts = sorted([*record.alerts, *noticed])
+    for hmi in world.hmis.values():
+        record.logins += hmi.logins
+        record.failed_logins += hmi.failed_logins
+    record.lockouts = sum(1 for event in events if event.kind == "operator.locked_out")
+    for operator in world.operators.values():
+        record.operator_delays += [done - raised for raised, done in operator.completed]
+        record.missed += operator.missed
+    return record
+
+
+def as_data(record: RunRecord) -> Mapping[str, Any]:
+    """The record as JSON-ready data."""
+    return asdict(record)
