@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from devices.accounts import Accounts
 from devices.certificates import client_context, server_context
 from devices.modbus import Peer
-from devices.opcua_model import UaUser
+from devices.opcua import PlantServer
+from devices.opcua_model import Role, UaUser
 from devices.world import UaCredentials, World
 from testbed import site as sites
 
 #: What an account is shipped with: the user's name again, as on so much equipment.
 SHARED, SERVICE = "operator", "service"
+#: What an account's role may do at an OPC UA server.
+UA_ROLES: dict[str, Role] = {
+    "viewer": "viewer",
+    "maintenance": "viewer",
+    "operator": "operator",
+    "supervisor": "operator",
+    "engineer": "engineer",
+    "admin": "admin",
+}
 #: The port that IANA registered for Modbus/TCP Security.
 SECURE_PORT = 802
 
@@ -32,21 +44,21 @@ def human_users(world: World) -> None:
     for operator in world.operators.values():
         operator.name, operator.password = SHARED, SHARED
     for gateway in world.gateways.values():
-        gateway.server.authenticate = _ua_login(accounts)
+        gateway.server.authenticate = _ua_login(accounts, gateway.server)
     for name in world.historians:
         world.seams.ua_credentials[name] = UaCredentials(SERVICE, SERVICE)
 
 
-def _ua_login(accounts: Accounts):  # type: ignore[no-untyped-def]
-    def authenticate(
-        user: str | None, password: str | None, _certificate: bytes | None, address: str
-    ) -> UaUser | None:
+def _ua_login(
+    accounts: Accounts, server: PlantServer
+) -> Callable[[str | None, str | None, bytes | None], UaUser | None]:
+    def authenticate(user: str | None, password: str | None, _certificate: bytes | None) -> UaUser | None:
         if user is None or password is None:
             return None
         # A one-time code travels behind the password, as RADIUS sites do it.
         secret, _, code = password.partition("#")
-        found, _reason = accounts.check(user, secret, code or None, address)
-        return None if found is None else UaUser(found.name, found.role)
+        found, _reason = accounts.check(user, secret, code or None, server.asking)
+        return None if found is None else UaUser(found.name, UA_ROLES[found.role])
 
     return authenticate
 

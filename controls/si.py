@@ -34,13 +34,15 @@ def cryptographic_integrity(world: World) -> None:
 def secure_opcua(world: World, policy: str) -> None:
     """Let OPC UA servers offer ``policy`` only, and give their clients certificates for it."""
     for name, gateway in world.gateways.items():
-        certificate, key = make_certificate(name, f"urn:otlab:{name}")
+        certificate, key = make_certificate(name, f"urn:{name}:opcua", world.stream(f"certificate:{name}"))
         gateway.server.security = (policy,)
         gateway.server.certificate, gateway.server.key = certificate, key
     for name in world.historians:
         credentials = world.seams.ua_credentials.setdefault(name, UaCredentials())
         credentials.security = policy
-        credentials.certificate, credentials.key = make_certificate(name, f"urn:otlab:{name}")
+        credentials.certificate, credentials.key = make_certificate(
+            name, f"urn:{name}:opcua", world.stream(f"certificate:{name}")
+        )
 
 
 def signed_logic(world: World) -> None:

@@ -49,12 +49,15 @@ class Historian:
         while True:
             client = self.connect()
             try:
-                await client.connect()
-                await client.subscribe(self.tags, self.period, self._store)
-                self.connected = True
-                await client.lost()
-            except (OSError, TimeoutError, ConnectionError):
-                pass
+                refusal = await client.connect()
+                if refusal is None:
+                    await client.subscribe(self.tags, self.period, self._store)
+                    self.connected = True
+                    await client.lost()
+                else:
+                    self.audit("historian.refused", reason=refusal.status)
+            except OSError as error:  # TimeoutError and ConnectionError are OSErrors
+                self.audit("historian.failed", reason=str(error))
             if self.connected:
                 self.audit("historian.disconnected")
             self.connected = False

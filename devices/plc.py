@@ -3,30 +3,41 @@
 Everything a security control may want to decide is a seam of ``PlcSeams`` whose default is what a factory-new
 controller does: it trusts whoever reaches its port. Nothing here knows which controls exist.
 
-Communication and logic share one processor. While ``requests_per_scan`` is unbounded, every request is served at once
-and its processing time is taken from the scan, which is how old controllers stop controlling under a flood.
+Communication and logic share one processor. While ``requests_per_scan`` is unbounded, requests and scans are taken
+first come, first served, and the processing time of a request is taken from the scan: so old controllers stop
+controlling under a flood.
+
+A tag and the program's variable of its name are one memory: what the program assigns to a writable tag is read from
+the wire afterwards, and what the wire writes is there at the next scan.
 
 System registers, beyond the tags of a site (all 16 bit):
 
-    input    0xF000 mode (0 program, 1 run, 2 fault), 0xF001 last scan time (ms), 0xF002 scans late,
+    input    0xF000 mode (0 program, 1 run, 2 fault), 0xF001 time between the last two scans (ms), 0xF002 scans late,
              0xF003-4 first four bytes of the program's SHA-256, 0xF005 program length (bytes), 0xF006 downloads
     holding  0xF000 mode request (0 program, 1 run), 0xF001 activate the downloaded program of so many bytes,
              0xF002-11 signature of the download (32 bytes), zero if none
-    file 1   the program's source, two bytes a record (function codes 20 and 21)
+    file 1   the program's source, two bytes a record (function codes 20 and 21); in run mode always of what runs
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any
+from operator import itemgetter
+from typing import Any, Final, TypeAlias
 
 from devices.audit import Audit
 from devices.logic import LogicFault, Program, ProgramInstance, compile_program
+from devices.modbus import DEVICE_BUSY as DEVICE_BUSY
+from devices.modbus import DEVICE_FAILURE as DEVICE_FAILURE
+from devices.modbus import ILLEGAL_ADDRESS as ILLEGAL_ADDRESS
+from devices.modbus import ILLEGAL_FUNCTION as ILLEGAL_FUNCTION
+from devices.modbus import ILLEGAL_VALUE as ILLEGAL_VALUE
 from devices.modbus import (
     Access,
     DeviceIdentity,
@@ -44,18 +55,20 @@ from devices.wiring import Wiring
 from testbed.errors import DocumentError
 from testbed.network import Host
 from testbed.site import Controller, Tag
-from testbed.units import from_si
+from testbed.units import from_si, to_si
 
 SYSTEM = 0xF000
 MODE, ACTIVATE, SIGNATURE = SYSTEM, SYSTEM + 1, SYSTEM + 2
 SIGNATURE_REGISTERS = 16
 PROGRAM_FILE = 1
-#: exception codes of Modbus Application Protocol V1.1b3, 7
-ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE, DEVICE_FAILURE, DEVICE_BUSY = 1, 2, 3, 4, 6
-
-
-#: What a value from the wire becomes in the program's memory; every other type is a whole number.
-_AS_TYPE: dict[str, Callable[[float], float]] = {"BOOL": bool, "REAL": float, "LREAL": float, "TIME": float}
+#: Requests that wait for later scans, in scans' worth, before more are lost as in a full receive buffer (assumption).
+BACKLOG = 4
+#: A request waits at most so many watchdog times for the processor before it is lost (assumption).
+LONGEST_WAIT = 2.0
+#: Why a program is not taken, whoever brings it.
+RUNNING = "the controller is running"
+_READS = frozenset({1, 2, 3, 4})
+_WRITE_FILE = 21
 
 
 class Mode(IntEnum):
@@ -64,6 +77,17 @@ class Mode(IntEnum):
     PROGRAM = 0
     RUN = 1
     FAULT = 2
+
+
+# A scan reads these many times a second; looking a member up in its Enum costs more than the rest of a comparison.
+_RUN: Final = Mode.RUN
+_INPUT: Final = Table.INPUT
+_DISCRETE: Final = Table.DISCRETE
+
+_FLOATS = frozenset({"REAL", "LREAL", "TIME"})
+
+_Reader: TypeAlias = Callable[[], float]
+_Waiting: TypeAlias = tuple[Peer, ModbusPDU, Callable[[ModbusPDU], None]]
 
 
 @dataclass(slots=True)
@@ -76,7 +100,7 @@ class PlcSeams:
     validate: list[Callable[[Access], int | None]] = field(default_factory=list)
     #: reason to refuse a downloaded program, or None
     accept_program: list[Callable[[Peer | None, str, bytes], str | None]] = field(default_factory=list)
-    #: the key switch: only "remote" lets the network change mode or program
+    #: the key switch: in any position but "remote" the network can change neither mode nor program
     key_switch: str = "remote"
     #: outputs when the logic stops: None holds the last ones
     safe_outputs: Mapping[str, float] | None = None
@@ -93,10 +117,17 @@ class PlcSeams:
 
 @dataclass(frozen=True, slots=True)
 class PlcTimes:
-    """Figures of the processor (s): processing of one request, watchdog of the scan."""
+    """Figures of the processor (s).
+
+    ``request_cost`` is the processing of one request, ``watchdog`` the longest time between two scans, and
+    ``peer_stale_after`` how long a peer's last values stay good without an answer.
+    """
 
     request_cost: float
     watchdog: float
+    peer_stale_after: float = (
+        3.0  # figure plc.peer_stale_after: three missed reads at the usual 1 s; assumption
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,80 +182,100 @@ class Plc:
         self.late_scans = 0
         self.downloads = 0
         self.peer_good: dict[str, bool] = dict.fromkeys(peers, True)
-        self.on_mode: list[Callable[[Mode], None]] = []
+        self.on_mode: list[Callable[[Mode], object]] = []
+        self.pollers: dict[str, TagPoller] = {}
+        self._starts = 0
         self._busy_until = 0.0
         self._scan_due = 0.0
+        self._scan_in_line = False
+        self._shown_times = (0, 0)
         self._served = 0
-        self._waiting: deque[tuple[Peer, ModbusPDU, Callable[[ModbusPDU], None]]] = deque()
+        #: requests that wait for their scan: one line for all, or under ``fair`` one for each address
+        self._waiting: dict[str, deque[_Waiting]] = {}
         self._peers: dict[tuple[str, int], Peer] = {}
         self._touched = True
+        self._staged = False
         self._server: asyncio.AbstractServer | None = None
-        self._load(program)
         self._wire()
-        self.pollers: dict[str, TagPoller] = {}
+        self._load(program)
+        self._store_source()
 
     # -- memory and wiring -------------------------------------------------------------------------------------
 
-    def _load(self, program: Program) -> None:
-        self.program = program
-        self.instance: ProgramInstance = program.instantiate()
-        #: tag or variable in any spelling -> the program's spelling
-        self._names = {variable.upper(): variable for variable in program.variables}
-        self._names |= {
-            tag: self._names[tag.upper()] for tag in self.asset.tags if tag.upper() in self._names
-        }
-
     def _wire(self) -> None:
+        """Lay out the registers, and sort the tags by what a scan does with them."""
         bank, tags = self.bank, self.asset.tags
-        #: name, variable's address, reader (SI), and counts = reading * gain + zero
-        self._inputs: list[tuple[str, int, Callable[[], float], float, float, float]] = []
-        self._wide_inputs: list[tuple[str, Tag, Callable[[], float]]] = []
-        self._switches: list[tuple[str, int, Callable[[], float]]] = []
-        self._outputs: list[tuple[str, Tag, str | None]] = []
-        self._settings: list[tuple[str, Tag]] = []
+        self._readers: list[tuple[str, Tag, _Reader]] = []
+        self._driven: list[str] = []
+        self._settable: list[str] = []
         #: address of the checksum behind the input registers, None without any
         self.checksum_at = checksum_address(tags.values())
-        inputs = self.checksum_at or 0
-        self._image = [0] * (inputs + 1)
-        if inputs:
-            bank.define(Table.INPUT, 0, inputs + 1, writable=False)
+        self._image = [0] * ((self.checksum_at or 0) + 1)
+        if self.checksum_at is not None:
+            bank.define(Table.INPUT, 0, len(self._image), writable=False)
         for name, tag in tags.items():
             table = Table(tag.table)
             if table is not Table.INPUT:
                 bank.define(table, tag.address, tag.words, tag.encode(tag.initial), writable=tag.writable)
-            if tag.signal is None:
-                if tag.writable:
-                    self._settings.append((name, tag))
-                else:
-                    self._outputs.append((name, tag, tag.command))
-            elif table is Table.DISCRETE:
-                self._switches.append((name, tag.address, self.wiring.reader(tag.signal)))
-            elif tag.format == "uint16":
-                zero = from_si(0.0, tag.unit)
-                gain = from_si(1.0, tag.unit) - zero
-                read = self.wiring.reader(tag.signal)
-                self._inputs.append(
-                    (name, tag.address, read, gain / tag.scale, zero / tag.scale + 0.5, tag.scale)
-                )
-            else:
-                self._wide_inputs.append((name, tag, self.wiring.reader(tag.signal)))
-        self._sent: dict[str, float] = {}
+            if tag.signal is not None:
+                self._readers.append((name, tag, self.wiring.reader(tag.signal)))
+                continue
+            if tag.writable:
+                self._settable.append(name)
+            if not tag.writable or tag.command is not None:
+                self._driven.append(name)
         bank.define(Table.INPUT, SYSTEM, 7, writable=False)
         bank.define(Table.HOLDING, SYSTEM, 2 + SIGNATURE_REGISTERS, [1, *[0] * (1 + SIGNATURE_REGISTERS)])
         bank.write(Table.INPUT, SYSTEM, (int(self.mode),))
-        self._store_source()
+
+    def _load(self, program: Program) -> None:
+        """Take ``program`` and tie its variables to the tags of the same name, in any spelling."""
+        self.program = program
+        self.instance: ProgramInstance = program.instantiate()
+        self._names = names = {variable.upper(): variable for variable in self.instance.memory}
+        #: variable, address, reader (SI), and counts = reading * gain + zero: the usual analog input
+        self._inputs: list[tuple[str, int, _Reader, float, float, float]] = []
+        #: variable, address, reader, state shown last
+        self._switches: list[tuple[str, int, _Reader, list[bool | None]]] = []
+        self._other_inputs: list[tuple[str, Tag, _Reader]] = []
+        for name, tag, read in self._readers:
+            variable = names.get(name.upper())
+            if variable is None:
+                continue
+            kind = program.variables[variable].type
+            if tag.table == "input" and tag.format == "uint16" and kind in ("REAL", "LREAL"):
+                zero = from_si(0.0, tag.unit)
+                gain = from_si(1.0, tag.unit) - zero
+                self._inputs.append(
+                    (variable, tag.address, read, gain / tag.scale, zero / tag.scale + 0.5, tag.scale)
+                )
+            elif tag.table == "discrete" and kind == "BOOL":
+                self._switches.append((variable, tag.address, read, [None]))
+            else:
+                self._other_inputs.append((variable, tag, read))
+        outputs, settings = (
+            [(names[name.upper()], self.asset.tags[name]) for name in wanted if name.upper() in names]
+            for wanted in (self._driven, self._settable)
+        )
+        self._outputs, self._settings = outputs, settings
+        self._read_outputs = _values_of([variable for variable, _ in outputs])
+        self._read_settings = _values_of([variable for variable, _ in settings])
+        #: values of the outputs as driven last, None before any
+        self._sent: tuple[Any, ...] | None = None
+        #: values of the settings when wire and program last agreed, and the words that the wire shows for each
+        self._agreed: tuple[Any, ...] = ()
+        self._words: dict[str, list[int]] = {}
+        self._touched = True
 
     def _store_source(self) -> None:
         source = self.program.source.encode()
-        self._write_file(source)
-        digest = bytes.fromhex(self.program.digest)
-        words = [int.from_bytes(digest[i : i + 2], "big") for i in (0, 2)]
-        self.bank.write(Table.INPUT, SYSTEM + 3, [*words, len(source) & 0xFFFF, self.downloads & 0xFFFF])
-
-    def _write_file(self, source: bytes) -> None:
         padded = source + b"\0" * (len(source) % 2)
         records = [int.from_bytes(padded[i : i + 2], "big") for i in range(0, len(padded), 2)]
         self.files.write(PROGRAM_FILE, 0, records)
+        digest = bytes.fromhex(self.program.digest)
+        words = [int.from_bytes(digest[i : i + 2], "big") for i in (0, 2)]
+        self.bank.write(Table.INPUT, SYSTEM + 3, [*words, len(source) & 0xFFFF, self.downloads & 0xFFFF])
+        self._staged = False
 
     def value(self, tag: str) -> float:
         """The tag's present value as the wire would give it, engineering units."""
@@ -234,21 +285,25 @@ class Plc:
         )
 
     def unbound(self, program: Program) -> list[str]:
-        """Tags wired to the plant that ``program`` has no variable for."""
-        known = {variable.upper() for variable in program.variables}
+        """Tags wired to the plant that ``program`` has no variable for; an array or a block is none."""
+        known = {variable.upper() for variable in program.instantiate().memory}
         wired = [name for name, tag in self.asset.tags.items() if tag.signal is not None or not tag.writable]
         return [name for name in wired if name.upper() not in known]
 
     # -- running -----------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to scan and to serve."""
-        self._scan_due = self._phase
-        self.last_scan = self._phase
+        """Begin to scan and to serve; again after the host has lost and regained power."""
+        self._starts += 1
+        self._peers.clear()
+        self._waiting.clear()
+        self._busy_until = self.loop.env.now
+        self._scan_due = self.last_scan = self.loop.env.now + self._phase
+        self._scan_in_line = False
         if self.checksum_at is not None and self.seams.publish_checksum:
             self._image[-1] = checksum(self._image[:-1])
             self.bank.write(Table.INPUT, 0, self._image)
-        self.loop.wake(self._phase, self._scan)
+        self.loop.wake(self._scan_due, self._scan, self._starts)
         self.host.spawn(self._serve(), "modbus server")
         for peer, wanted in self._peers_read.items():
             self.host.spawn(self._follow(peer, wanted), f"tags of {peer}")
@@ -267,33 +322,45 @@ class Plc:
         # A PLC's own reads follow its scan, so two PLCs never ask in step for long.
         due = self.loop.time() + self._phase
         await asyncio.sleep(self._phase)
+        answered = -math.inf
         while True:
             try:
                 values = await poller.poll()
             except (TimeoutError, ConnectionError):
                 values = None
-            memory = self.instance.memory
-            good = values is not None
+            if values is not None:
+                answered = self.loop.time()
+                for tag, value in values.items():
+                    self._put(tag, value)
+            good = self.loop.time() - answered < self.times.peer_stale_after
             for tag in tags:
-                if values is not None:
-                    self._put(memory, tag, values[tag])
-                self._put(memory, f"{tag}_OK", good)
+                self._put(f"{tag}_OK", good)
             if good is not self.peer_good[peer]:
                 self.peer_good[peer] = good
                 self.audit("peer.good" if good else "peer.bad", peer=peer)
             due = max(due + every, self.loop.time())
             await asyncio.sleep(due - self.loop.time())
 
-    def _put(self, memory: dict[str, Any], name: str, value: float) -> None:
-        declared = self._names.get(name.upper())
-        if declared is not None:
-            memory[declared] = _AS_TYPE.get(self.program.variables[declared].type, int)(value)
+    def _put(self, name: str, value: float) -> None:
+        """Give a variable a value from outside; what its type cannot hold (a NaN for a whole number) it never gets."""
+        variable = self._names.get(name.upper())
+        if variable is not None and (
+            math.isfinite(value) or self.program.variables[variable].type in _FLOATS
+        ):
+            self.instance.write(variable, value)
 
-    def _scan(self, _: object) -> None:
+    def _scan(self, start: int) -> None:
+        if start != self._starts or not self.host.up:
+            return
         loop = self.loop
         now = loop.env.now
-        if not self.host.up:
+        if self._busy_until > now and not self._scan_in_line:
+            # The processor has requests to serve; the scan comes behind those that were there before it, and the
+            # watchdog waits for nobody.
+            self._scan_in_line = True
+            loop.wake(min(self._busy_until, self.last_scan + self.times.watchdog), self._scan, start)
             return
+        self._scan_in_line = False
         gap = now - self.last_scan
         self.last_scan = now
         self.scans += 1
@@ -301,68 +368,99 @@ class Plc:
             self.late_scans += 1
         image = self._image
         memory = self.instance.memory
-        names = self._names
-        for name, address, read, gain, zero, scale in self._inputs:
+        for variable, address, read, gain, zero, scale in self._inputs:
             count = int(read() * gain + zero)
             count = 0 if count < 0 else 65_535 if count > 65_535 else count
             image[address] = count
-            memory[names[name]] = count * scale
-        for name, tag, read in self._wide_inputs:
-            words = tag.encode(from_si(read(), tag.unit))
-            image[tag.address : tag.address + tag.words] = words
-            memory[names[name]] = tag.decode(words)
-        if self.checksum_at is not None:
-            if self.seams.publish_checksum:
-                image[-1] = checksum(image[:-1])
-            self.bank.write(Table.INPUT, 0, image)
-        for name, address, read in self._switches:
-            state = read() > 0.5
-            if memory[names[name]] is not state:
-                memory[names[name]] = state
-                self.bank.write(Table.DISCRETE, address, (int(state),))
-        if self.mode is Mode.RUN:
-            if gap > self.times.watchdog:
+            memory[variable] = count * scale
+        for variable, address, read, shown in self._switches:
+            memory[variable] = state = read() > 0.5
+            if state is not shown[0]:
+                shown[0] = state
+                self.bank.write(_DISCRETE, address, (int(state),))
+        if self._other_inputs:
+            self._read_others()
+        if self.mode is _RUN:
+            # Nanoseconds: two instants that are a watchdog apart may differ by a rounding less.
+            if gap > self.times.watchdog - 1e-9:
                 self._fault("watchdog", f"{gap:.2f} s between scans")
             else:
                 self._execute(memory, now)
+        if self.checksum_at is not None:
+            if self.seams.publish_checksum:
+                image[-1] = checksum(image[:-1])
+            self.bank.write(_INPUT, 0, image)
+        times = (int(gap * 1000 + 0.5), self.late_scans)
+        if times != self._shown_times:
+            self._shown_times = times
+            self.bank.write(_INPUT, SYSTEM + 1, (min(times[0], 0xFFFF), times[1] & 0xFFFF))
         self._served = 0
         if self._waiting:
             self._serve_waiting()
-        self._scan_due += self.scan_time
-        if self._scan_due < now:  # overrun: skip what was missed, keep the phase
-            missed = int((now - self._scan_due) / self.scan_time) + 1
-            self._scan_due += missed * self.scan_time
-        # The processor is busy with requests until then; the scan waits for it.
-        loop.wake(self._scan_due if self._busy_until <= self._scan_due else self._busy_until, self._scan)
+        due = self._scan_due + self.scan_time
+        if due < now:  # overrun: skip what was missed, keep the phase
+            due += (int((now - due) / self.scan_time) + 1) * self.scan_time
+        self._scan_due = due
+        loop.wake(due, self._scan, start)
+
+    def _read_others(self) -> None:
+        for variable, tag, read in self._other_inputs:
+            words = tag.encode(from_si(read(), tag.unit))
+            self._show(tag, words)
+            self.instance.write(variable, tag.decode(words))
 
     def _execute(self, memory: dict[str, Any], now: float) -> None:
         if self._touched:
             self._take_settings(memory)
         try:
             self.instance.scan(now)
+            values = self._read_outputs(memory)
+            if values != self._sent:
+                self._drive(values)
+            if self._read_settings(memory) != self._agreed:
+                self._return_settings(memory)
         except LogicFault as fault:
             self._fault("logic", str(fault))
-            return
-        sent, names = self._sent, self._names
-        for name, tag, command in self._outputs:
-            value = memory[names[name]]
-            if sent.get(name) != value:
-                sent[name] = value
-                self._show(tag, float(value))
-                if command is not None:
-                    self.wiring.command(command, float(value))
 
-    def _show(self, tag: Tag, value: float) -> None:
-        words = tag.encode(value)
-        if Table(tag.table) is Table.INPUT:
+    def _drive(self, values: tuple[Any, ...]) -> None:
+        sent, self._sent = self._sent, values
+        for index, (variable, tag) in enumerate(self._outputs):
+            value = values[index]
+            if sent is None or sent[index] != value:
+                self._show(tag, self._words_for(variable, tag, value))
+                if tag.command is not None:
+                    self.wiring.command(tag.command, to_si(float(value), tag.unit))
+
+    def _take_settings(self, memory: dict[str, Any]) -> None:
+        """Take over what the wire has written since the last scan."""
+        self._touched = False
+        for variable, tag in self._settings:
+            words = self.bank.read(Table(tag.table), tag.address, tag.words)
+            if words != self._words.get(variable):
+                self._words[variable] = words
+                self._put(variable, tag.decode(words))
+        self._agreed = self._read_settings(memory)
+
+    def _return_settings(self, memory: dict[str, Any]) -> None:
+        """Show the wire what the program has made of its settings."""
+        values = self._read_settings(memory)
+        for (variable, tag), value, before in zip(self._settings, values, self._agreed, strict=True):
+            if value != before:
+                self._words[variable] = words = self._words_for(variable, tag, value)
+                self._show(tag, words)
+        self._agreed = values
+
+    def _words_for(self, variable: str, tag: Tag, value: float) -> list[int]:
+        """Raises LogicFault for what is no number: a register has no way to say so."""
+        if tag.format != "float32" and not math.isfinite(value):
+            raise LogicFault(self.program.name, 0, f"{variable} is {value:g}")
+        return tag.encode(float(value))
+
+    def _show(self, tag: Tag, words: list[int]) -> None:
+        if tag.table == "input":
             self._image[tag.address : tag.address + tag.words] = words
         else:
             self.bank.write(Table(tag.table), tag.address, words)
-
-    def _take_settings(self, memory: dict[str, Any]) -> None:
-        self._touched = False
-        for name, tag in self._settings:
-            self._put(memory, name, tag.decode(self.bank.read(Table(tag.table), tag.address, tag.words)))
 
     def _fault(self, kind: str, reason: str) -> None:
         self.audit("plc.fault", fault=kind, reason=reason)
@@ -376,15 +474,16 @@ class Plc:
         if mode is Mode.RUN:
             self.last_scan = self.loop.env.now
             self._touched = True
-            self._sent.clear()
+            self._sent = None
+            if self._staged:
+                self._store_source()
         elif self.seams.safe_outputs is not None:
-            for name, tag, command in self._outputs:
+            for name in self._driven:
                 if name in self.seams.safe_outputs:
-                    value = self.seams.safe_outputs[name]
-                    self._sent.pop(name, None)
-                    self._show(tag, value)
-                    if command is not None:
-                        self.wiring.command(command, value)
+                    tag, value = self.asset.tags[name], self.seams.safe_outputs[name]
+                    self._show(tag, tag.encode(value))
+                    if tag.command is not None:
+                        self.wiring.command(tag.command, to_si(value, tag.unit))
         self.audit("plc.mode", mode=mode.name.lower())
         for told in self.on_mode:
             told(mode)
@@ -421,60 +520,58 @@ class Plc:
     def submit(self, peer: Peer, request: ModbusPDU, reply: Callable[[ModbusPDU], None]) -> None:
         """Serve now, or when the processor gets to it."""
         budget = self.seams.requests_per_scan
-        now = self.loop.env.now
-        cost = self.times.request_cost
         if budget is None:
+            now = self.loop.env.now
             if self._busy_until <= now:
-                self._busy_until = now + cost
+                self._busy_until = now + self.times.request_cost
                 reply(self._answer(peer, request))
-            elif self._busy_until - now < self.times.watchdog * 2:
-                self._busy_until += cost
+            elif self._busy_until - now < self.times.watchdog * LONGEST_WAIT:
+                self._busy_until += self.times.request_cost
                 self.loop.wake(self._busy_until, self._answer_late, (peer, request, reply))
             # else: the receive buffer is full and the request is lost
         elif self._served < budget and not self._waiting:
             self._served += 1
             reply(self._answer(peer, request))
-        elif len(self._waiting) < 4 * budget:
-            self._waiting.append((peer, request, reply))
+        else:
+            place = peer.address if self.seams.fair else ""
+            line = self._waiting.get(place)
+            if line is None:
+                self._waiting[place] = deque([(peer, request, reply)])
+            elif len(line) < BACKLOG * budget:
+                line.append((peer, request, reply))
 
-    def _answer_late(self, late: tuple[Peer, ModbusPDU, Callable[[ModbusPDU], None]]) -> None:
+    def _answer_late(self, late: _Waiting) -> bool:
         peer, request, reply = late
-        if self.host.up and (peer.address, peer.port) in self._peers:
+        there = self.host.up and (peer.address, peer.port) in self._peers
+        if there:
             reply(self._answer(peer, request))
+        return there
 
     def _serve_waiting(self) -> None:
-        budget = self.seams.requests_per_scan or len(self._waiting)
-        if self.seams.fair:
-            self._take_turns()
-        while self._waiting and self._served < budget:
-            self._served += 1
-            self._answer_late(self._waiting.popleft())
-
-    def _take_turns(self) -> None:
-        """Order the waiting requests so that each peer address gets its share before any gets a second."""
-        turn: dict[str, int] = {}
-        ranked = []
-        for place, entry in enumerate(self._waiting):
-            address = entry[0].address
-            turn[address] = turn.get(address, -1) + 1
-            ranked.append((turn[address], place, entry))
-        ranked.sort(key=lambda item: item[:2])
-        self._waiting = deque(entry for _, _, entry in ranked)
+        """Serve one request of each line in turn, up to the scan's budget."""
+        waiting, budget = self._waiting, self.seams.requests_per_scan
+        while waiting and (budget is None or self._served < budget):
+            place = next(iter(waiting))
+            line = waiting.pop(place)
+            self._served += self._answer_late(line.popleft())
+            if line:
+                waiting[place] = line
 
     def _answer(self, peer: Peer, request: ModbusPDU) -> ModbusPDU:
-        if request.function_code in (3, 4, 1, 2) and not self.seams.authorize:
+        seams = self.seams
+        if request.function_code in _READS and not seams.authorize:
             return execute(self.bank, self._identity, self.files, request)
         access = describe(request, self.bank)
-        writes = access.kind == "write" or access.function == 21
-        for authorize in self.seams.authorize:
+        for authorize in seams.authorize:
             code = authorize(peer, access)
             if code is not None:
                 self.audit(
                     "access.denied", peer=peer.address, function=access.function, address=access.address
                 )
                 return exception(request, code)
+        writes = access.kind == "write" or access.function == _WRITE_FILE
         if writes:
-            for validate in self.seams.validate:
+            for validate in seams.validate:
                 code = validate(access)
                 if code is not None:
                     self.audit(
@@ -484,13 +581,32 @@ class Plc:
                         values=list(access.values[:8]),
                     )
                     return exception(request, code)
-            if access.function == 21 and self.mode is Mode.RUN:
-                return exception(request, DEVICE_BUSY)  # a program is loaded while the logic stands still
-        answer = execute(self.bank, self._identity, self.files, request)
+            code = self._not_now(peer, access)
+            if code is not None:
+                return exception(request, code)
+        answer = execute(self.bank, self._identity, self.files, request, running=self.mode is _RUN)
         if writes and answer.function_code < 0x80:
             self._touched = True
             self._wrote(peer, access)
         return answer
+
+    def _not_now(self, peer: Peer, access: Access) -> int | None:
+        """Exception code for an engineering command that the key switch or the mode forbids, else None."""
+        file = access.function == _WRITE_FILE
+        if not file and (access.table is not Table.HOLDING or access.address + access.count <= SYSTEM):
+            return None
+        if self.seams.key_switch != "remote":
+            self.audit("mode.refused", peer=peer.address, key_switch=self.seams.key_switch)
+            # The specification's code 1 also means: "in the wrong state to process a request of this type".
+            return ILLEGAL_FUNCTION
+        if file:
+            if self.mode is _RUN:  # a program is loaded while the logic stands still
+                self.audit("program.refused", peer=peer.address, reason=RUNNING)
+                return DEVICE_BUSY
+            self._staged = True
+        elif access.address <= MODE and access.values[MODE - access.address] not in (Mode.PROGRAM, Mode.RUN):
+            return ILLEGAL_VALUE
+        return None
 
     def _wrote(self, peer: Peer, access: Access) -> None:
         if (
@@ -511,24 +627,26 @@ class Plc:
             )
 
     def _command(self, peer: Peer, address: int, value: int) -> None:
-        if self.seams.key_switch != "remote":
-            self.audit("mode.refused", peer=peer.address, key_switch=self.seams.key_switch)
-        elif address == MODE and value in (Mode.PROGRAM, Mode.RUN):
+        if address == MODE:
             self.audit("mode.request", peer=peer.address, mode=Mode(value).name.lower())
             self._change_mode(Mode(value))
         elif address == ACTIVATE and value:
             self._activate(peer, value)
 
     def _activate(self, peer: Peer, length: int) -> None:
-        if self.mode is Mode.RUN:
-            self.audit("program.refused", peer=peer.address, reason="the controller is running")
+        if self.mode is _RUN:
+            self.audit("program.refused", peer=peer.address, reason=RUNNING)
             return
         records = self.files.read(PROGRAM_FILE, 0, min((length + 1) // 2, FILE_RECORDS))
         raw = b"".join(record.to_bytes(2, "big") for record in records)[:length]
         signature = b"".join(
             word.to_bytes(2, "big") for word in self.bank.read(Table.HOLDING, SIGNATURE, SIGNATURE_REGISTERS)
         )
-        text = raw.decode("utf-8", "replace")
+        try:
+            text = raw.decode()
+        except UnicodeDecodeError:
+            self._refuse_program(peer, "the program is not UTF-8 text")
+            return
         for check in self.seams.accept_program:
             reason = check(peer, text, signature)
             if reason is not None:
@@ -539,21 +657,22 @@ class Plc:
         except DocumentError as error:
             self._refuse_program(peer, str(error.problems[0]))
             return
-        missing = [
-            name for name in self.asset.tags if name.upper() not in {v.upper() for v in program.variables}
-        ]
-        wired = {name for name, *_ in self._inputs} | {name for name, *_ in self._switches}
-        wired |= {name for name, *_ in self._outputs}
-        if any(name in wired for name in missing):
-            self._refuse_program(peer, f"the program lacks {', '.join(n for n in missing if n in wired)}")
+        missing = self.unbound(program)
+        if missing:
+            self._refuse_program(peer, f"the program lacks {', '.join(missing)}")
             return
         self.downloads += 1
         self._load(program)
         self._store_source()
-        self._touched = True
-        self._sent.clear()
         self.audit("program.loaded", peer=peer.address, digest=program.digest[:16])
 
     def _refuse_program(self, peer: Peer, reason: str) -> None:
         self._store_source()
         self.audit("program.refused", peer=peer.address, reason=reason)
+
+
+def _values_of(variables: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+    """A function that takes the values of ``variables`` out of a memory, as one tuple that is compared at once."""
+    if len(variables) > 1:
+        return itemgetter(*variables)
+    return lambda memory: tuple(memory[variable] for variable in variables)

@@ -21,7 +21,7 @@ class Wiring:
         self.sensors = dict(sensors)
         self._wanted: dict[str, float] = dict(plant.commands)
         self._tripped: set[str] = set()
-        self.on_trip: list[Callable[[str, bool], None]] = []
+        self.on_trip: list[Callable[[str, bool], object]] = []
 
     @property
     def commands(self) -> tuple[str, ...]:

@@ -299,8 +299,9 @@ class World:
 
     def start(self) -> None:
         """Start the plant and every device; controls have been applied by now."""
-        for device in (*self.plcs.values(), *self.hmis.values(), *self.gateways.values()):
-            device.verify_checksums = self.seams.verify_checksums
+        readers: list[Plc | Hmi | Gateway] = [*self.plcs.values(), *self.hmis.values(), *self.gateways.values()]
+        for reader in readers:
+            reader.verify_checksums = self.seams.verify_checksums
         self.loop.wake(0.0, self._advance, 1)
         for siem in self.siems.values():
             siem.start()

@@ -18,6 +18,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
@@ -481,7 +482,9 @@ def _grid(
 
 def _head(ax: Axes, title: str) -> None:
     _bare(ax)
-    ax.set_title("\n".join(textwrap.wrap(title, 46)) or " ", loc="left", fontweight="bold")
+    spec = ax.get_subplotspec()
+    room = 38 if spec is not None and spec.get_gridspec().ncols > 1 else 80  # letters above a panel
+    ax.set_title("\n".join(textwrap.wrap(title, room)) or " ", loc="left", fontweight="bold")
 
 
 def _bare(ax: Axes) -> None:
@@ -516,17 +519,21 @@ def _median_line(ax: Axes, place: int, runs: Sequence[Row], look: _Look, horizon
     curve = detection_curve(runs)
     median = median_time(curve)
     attacked = [row for row in runs if row.attacked]
-    for row in attacked:
-        caught = row.detection_time is not None
+    for caught in (True, False):
+        marks = [
+            row.observed if row.detection_time is None else row.detection_time
+            for row in attacked
+            if row.detected == caught
+        ]
         ax.plot(
-            row.detection_time if row.detection_time is not None else row.observed,
-            place + 0.27,
+            marks,
+            [place + 0.27] * len(marks),
+            linestyle="none",
             marker="o",
             markersize=2.4,
+            color=look.color,
             markerfacecolor=look.color if caught else PAPER,
-            markeredgecolor=look.color,
             markeredgewidth=0.5,
-            alpha=0.9,
             zorder=3,
         )
     if median.low is not None:
@@ -558,8 +565,8 @@ def _median_line(ax: Axes, place: int, runs: Sequence[Row], look: _Look, horizon
             place,
             marker=look.marker,
             markersize=6,
+            color=look.color,
             markerfacecolor=PAPER if beyond else look.color,
-            markeredgecolor=look.color,
             markeredgewidth=1.2,
             zorder=5,
             clip_on=False,
@@ -617,7 +624,7 @@ def _curve_line(ax: Axes, runs: Sequence[Row], look: _Look, horizon: float) -> f
 def _end_labels(ax: Axes, ends: Sequence[float], profiles: Sequence[str], looks: Mapping[str, _Look]) -> None:
     """Name each curve at its right end instead of in a legend, moved apart where ends coincide."""
     order = sorted(range(len(ends)), key=lambda i: (ends[i], i))
-    spread = _spread([(ends[i] + 4) / 108 for i in order], 0.085)
+    spread = _spread([min((ends[i] + 4) / 108, 0.96) for i in order], 0.085, top=0.96)  # below the title
     for place, i in zip(spread, order, strict=True):
         look = looks[profiles[i]]
         ax.plot(
@@ -690,8 +697,8 @@ def _label_bottom(axes: Sequence[Axes], count: int, text: str) -> None:
         ax.set_xlabel(text)
 
 
-def _spread(places: Sequence[float], gap: float) -> list[float]:
-    """Move ascending ``places`` (shares of an axis) apart to at least ``gap``, about their middle, within 0 to 1."""
+def _spread(places: Sequence[float], gap: float, top: float = 1.0) -> list[float]:
+    """Move ascending ``places`` (shares of an axis) apart to at least ``gap``, about their middle, up to ``top``."""
     moved = list(places)
     for _ in range(60):
         for i, (below, above) in enumerate(pairwise(moved)):
@@ -699,7 +706,7 @@ def _spread(places: Sequence[float], gap: float) -> list[float]:
             if lack > 1e-6:
                 moved[i] -= lack / 2
                 moved[i + 1] += lack / 2
-        moved = [min(max(p, 0.0), 1.0) for p in moved]
+        moved = [min(max(p, 0.0), top) for p in moved]
     return moved
 
 
@@ -708,6 +715,7 @@ def _short(text: str, length: int) -> str:
     return flat if len(flat) <= length else flat[: length - 1] + "…"
 
 
+@lru_cache(maxsize=4096)  # an outline takes milliseconds, and labels of a run repeat
 def _text_width(text: str, size: float = 7.0) -> float:
     """Return the width in inches of ``text`` in the figure's font."""
     if not text.strip():  # matplotlib has no outline for nothing

@@ -433,7 +433,7 @@ def _plain(node: ElementTree.Element, prefix: str) -> ElementTree.Element:
             value = _HEX.sub(lambda match: _VARIABLE.get(match.group(), match.group()), value)
         plain.set(key, value)
     # Text between elements is the writer's indentation; drawing has none of its own.
-    plain.extend(_plain(child, prefix) for child in node if _local(child.tag) not in _DROPPED)
+    plain.extend([_plain(child, prefix) for child in node if _local(child.tag) not in _DROPPED])
     return plain
 
 

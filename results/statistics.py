@@ -210,7 +210,9 @@ def bca(values: Sequence[float], seed: int, confidence: float) -> tuple[float, f
     # Jackknife of a mean, written out: leaving out x moves the mean by (mean - x) / (n - 1).
     acceleration = float((deviation**3).sum()) / (6 * float((deviation**2).sum()) ** 1.5)
     means = np.sort(_resampled_means(sample, seed))
-    below = (np.searchsorted(means, sample.mean(), "left") + np.searchsorted(means, sample.mean(), "right")) / 2
+    below = (
+        np.searchsorted(means, sample.mean(), "left") + np.searchsorted(means, sample.mean(), "right")
+    ) / 2
     bias = float(special.ndtri(min(max(below, 0.5), len(means) - 0.5) / len(means)))
     z = _z(confidence)
     shares = []

@@ -156,12 +156,12 @@ async def opcua_write(attack: Attack, step: OpcUaWrite) -> None:
         for user, password in _credentials(attack, kind):
             tried = UaClient(url, user=user, password=password)
             try:
-                await tried.connect()
+                refusal = await tried.connect()
+                reason = refusal.status if refusal is not None else None
             except OSError as error:
-                attack.note(
-                    step, "refused", target=step.server, credentials=kind, reason=type(error).__name__
-                )
-                await tried.disconnect()
+                reason = type(error).__name__
+            if reason is not None:
+                attack.note(step, "refused", target=step.server, credentials=kind, reason=reason)
                 await asyncio.sleep(1.0)  # a tool that tries passwords waits a little (assumption)
                 continue
             client = tried
@@ -181,7 +181,7 @@ async def opcua_write(attack: Attack, step: OpcUaWrite) -> None:
                 attack.note(step, "failed", target=step.server, tag=name, reason=type(error).__name__)
                 return
             if refused is not None:
-                attack.note(step, "refused", target=step.server, tag=name, reason=str(refused))
+                attack.note(step, "refused", target=step.server, tag=name, reason=refused.status)
             else:
                 attack.note(step, "done", target=step.server, tag=name)
 

@@ -43,11 +43,8 @@ class FunctionWatch:
         for name in self.samples():
             world.trace.watch(name, self._probe(name))
         for hmi_name, tags in self._shown().items():
-            values = world.hmis[hmi_name].values
             for tag in tags:
-                world.trace.watch(
-                    f"{hmi_name}.{tag}", lambda values=values, tag=tag: values.get(tag, float("nan"))
-                )
+                world.trace.watch(f"{hmi_name}.{tag}", self._display(hmi_name, tag))
 
     def samples(self) -> list[str]:
         """Plant signals worth a column: the envelope's, the product's, and every actuator's state."""
@@ -62,6 +59,10 @@ class FunctionWatch:
     def _shown(self) -> dict[str, list[str]]:
         view = self.world.site.essential_functions.view
         return {view.asset: [tag for tags in view.tags.values() for tag in tags]}
+
+    def _display(self, hmi: str, tag: str) -> Callable[[], float]:
+        values = self.world.hmis[hmi].values
+        return lambda: values.get(tag, float("nan"))
 
     def _probe(self, signal: str) -> Callable[[], float]:
         value = self.world.plant.value

@@ -71,6 +71,8 @@ class Flow:
     target_port: int
     source_name: str
     target_name: str
+    source_zone: str
+    target_zone: str
 
 
 class Packet:
@@ -578,6 +580,7 @@ class Transport(asyncio.Transport):
         self._plain = False
         self._version = -1
         self._seq = isn
+        self._expects = 0  # sequence number of the next byte from the peer: what this side acknowledges
         self._arrived = 0.0  # when the latest segment this side sent reaches the peer: segments stay in order
         self._in_flight = 0
         self._backlog: deque[bytes] = deque()
@@ -778,7 +781,7 @@ class Transport(asyncio.Transport):
         """Ask every guard on the way; returns the payload as it arrives, or why it does not."""
         if not self._host._up or not self._peer._host._up:
             return Verdict.DROP
-        packet = Packet(now, self._flow, self._reply, flags, data, self._seq, self._peer._seq, self._macs())
+        packet = Packet(now, self._flow, self._reply, flags, data, self._seq, self._expects, self._macs())
         if self._network.interposers:
             hop = self._interposer()
             if hop is not None and hop.interceptor is not None:
@@ -897,6 +900,7 @@ class Transport(asyncio.Transport):
                 if when is not None:
                     self._loop.wake(when, sender._arrive_reset)
             return
+        self._expects = (self._expects + len(data)) & 0xFFFFFFFF
         if self._network.watchers:
             self._show_ack()
         if self._reading_paused or self._waiting:
@@ -920,7 +924,7 @@ class Transport(asyncio.Transport):
 
     def _show_ack(self) -> None:
         packet = Packet(
-            self._loop.env.now, self._flow, self._reply, ACK, b"", self._seq, self._peer._seq, self._macs()
+            self._loop.env.now, self._flow, self._reply, ACK, b"", self._seq, self._expects, self._macs()
         )
         for link in self._links:
             for tap in link.taps:
@@ -929,6 +933,7 @@ class Transport(asyncio.Transport):
     def _arrive_fin(self, _: object) -> None:
         if self._lost or self._fin_received:
             return
+        self._expects = (self._expects + 1) & 0xFFFFFFFF
         if self._network.watchers:
             self._show_ack()
         if self._waiting or self._reading_paused:
@@ -981,7 +986,17 @@ class DatagramTransport(asyncio.DatagramTransport):
         path = network.path(self._host, target) if target is not None else None
         if target is None or path is None or not self._host._up:
             return  # nobody there: UDP says nothing
-        flow = Flow("udp", self._host.address, address, self._port, to[1], self._host.name, target.name)
+        flow = Flow(
+            "udp",
+            self._host.address,
+            address,
+            self._port,
+            to[1],
+            self._host.name,
+            target.name,
+            self._host.zone.name,
+            target.zone.name,
+        )
         payload = bytes(data)
         macs = (self._host.mac, target.mac)
         time: float | None = network.loop.env.now
@@ -1234,7 +1249,17 @@ class Network:
         if path is None:
             raise OSError(errno.ENETUNREACH, f"no conduit leads from {here.zone.name} to {target.zone.name}")
         source_port = local[1] if local and local[1] else here.free_port()
-        flow = Flow("tcp", here.address, address, source_port, port, here.name, target.name)
+        flow = Flow(
+            "tcp",
+            here.address,
+            address,
+            source_port,
+            port,
+            here.name,
+            target.name,
+            here.zone.name,
+            target.zone.name,
+        )
         context = contextvars.copy_context()
         isn = self._sequence.getrandbits(32)
         client = Transport(here, flow, False, path, context, isn)
@@ -1255,6 +1280,7 @@ class Network:
         else:
             raise TimeoutError(errno.ETIMEDOUT, f"{address}:{port} does not answer")
         client._seq = (client._seq + 1) & 0xFFFFFFFF
+        server._expects = client._seq
         await _until(loop, arrival)
         listener = target.listeners.get(port) if target._up else None
         if listener is None:
@@ -1269,6 +1295,7 @@ class Network:
             if back is None:
                 await asyncio.sleep(sum(SYN_WAITS[1:]))
                 raise TimeoutError(errno.ETIMEDOUT, f"{address}:{port} does not answer")
+        client._expects = server._seq
         await _until(loop, back)
         server._context = listener.context
         here.connections[client] = None
@@ -1354,14 +1381,15 @@ def _set(future: asyncio.Future[None]) -> None:
 def _server_wrapper(
     loop: SimLoop, context: tls.SSLContext, handshake_timeout: Any
 ) -> Callable[[asyncio.BaseProtocol], asyncio.BaseProtocol]:
-    nobody = cast("asyncio.Future[Any]", None)  # none waits for the handshake; the class takes None, its stub does not
+    #: none waits for the handshake: the class takes None, its stub does not say so
+    nobody = cast("asyncio.Future[Any]", None)
 
     def wrap(protocol: asyncio.BaseProtocol) -> asyncio.BaseProtocol:
         return sslproto.SSLProtocol(
             loop,
             protocol,
             context,
-            None,
+            nobody,
             True,
             ssl_handshake_timeout=handshake_timeout,
             call_connection_made=True,

@@ -516,8 +516,8 @@ def test_raw_water_wanders_slowly_and_by_its_stream_alone() -> None:
         traces.append(trace)
     assert traces[0] == traces[1]
     assert traces[0] != traces[2]
-    minute_changes = [abs(b - a) for a, b in zip(traces[0], traces[0][1:], strict=False)]
-    assert 0.0 < max(minute_changes) < 0.01  # a tenth of the width of the limits
+    changes = [b - a for a, b in zip(traces[0], traces[0][1:], strict=False)]
+    assert -0.01 < min(changes) < 0.0 < max(changes) < 0.01  # a tenth of the width of the limits, in a minute
 
 
 def test_filtering_raises_the_membrane_pressure_and_a_backwash_clears_it() -> None:
@@ -544,6 +544,37 @@ def test_a_backwash_whose_drain_stays_shut_cleans_nothing() -> None:
     run(plant, 45.0)
     assert plant.value("UF.resistance") == 1.6
     assert plant.value("backwash_volume") == 0.0
+
+
+def test_a_backwash_against_the_running_filtration_cleans_nothing() -> None:
+    plant = water_plant({**FILTRATION, "MV301": 1.0, "MV303": 1.0, "UF.resistance": 1.6})
+    run(plant, 45.0)
+    assert plant.value("backwash_volume") > 0.0
+    assert plant.value("UF.resistance") > 1.6
+
+
+def test_the_feed_tank_loses_only_what_a_clogged_membrane_lets_through() -> None:
+    plant = water_plant({**FILTRATION, "UF.resistance": 20.0})
+    run(plant, 600.0)
+    assert plant.value("UF.product_flow") == pytest.approx(water.UF_FLOW / 3, rel=0.02)  # 100 kPa of 300 kPa
+    assert (0.890 - plant.value("T301.level")) * water.TANK_AREA == pytest.approx(
+        plant.value("product_volume")
+    )
+
+
+def test_a_product_valve_halfway_open_lets_half_the_flow_through() -> None:
+    plant = water_plant({"P301": 1.0})
+    plant.command("MV302", 1.0)
+    run(plant, water.VALVE_TRAVEL / 2)
+    assert plant.value("UF.product_flow") == pytest.approx(water.UF_FLOW / 2)
+
+
+def test_dosed_water_fills_an_empty_tank_with_its_own_quality() -> None:
+    plant = water_plant({"T301.level": 0.0, "T301.conductivity": 0.1, **TRANSFER})
+    line = plant.value("line.conductivity")
+    plant.advance()
+    assert plant.value("line.conductivity") < line
+    assert plant.value("T301.conductivity") == pytest.approx(plant.value("line.conductivity"), rel=1e-12)
 
 
 def test_without_backwash_the_pressure_leaves_the_envelope_and_then_chokes_the_flow() -> None:
@@ -781,6 +812,15 @@ def test_no_sequence_of_voltages_breaks_the_quadruple_tank(
         assert all(0.0 <= level <= quadruple_tank.TANK_HEIGHT * 100.0 for level in levels(plant))
         gained = plant.value("pumped_volume") - plant.value("drained_volume") - plant.value("overflow_volume")
         assert gained == pytest.approx(held() - before, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("value", "command"), [(math.nan, 0.0), (-1.0, 0.0), (math.inf, 10.0), (11.0, 10.0), (4.5, 4.5)]
+)
+def test_a_voltage_command_takes_any_number(value: float, command: float) -> None:
+    plant = quadruple("P-")
+    plant.command("v1", value)
+    assert plant.commands["v1"] == command
 
 
 def test_pumps_at_full_voltage_run_the_tanks_over() -> None:

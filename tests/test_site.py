@@ -118,6 +118,18 @@ def test_names_that_do_not_exist_say_what_does() -> None:
         WATER.essential_functions["veiw"]
 
 
+def test_the_site_of_the_how_to_loads_without_a_warning_and_its_logic_compiles(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "how-to" / "describe-a-site.md").read_text()
+    [text] = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "site.yaml").write_text(text)
+    for name, logic in re.findall(r"`(\w+\.st)`\n\n```iecst\n(.*?)```", page, re.DOTALL):
+        (tmp_path / name).write_text(logic)
+    site = load_site(tmp_path, signals=PLANT.signals, commands=(*PLANT.commands, *TRIPS))
+    assert site.warnings == []
+    for name, controller in site.controllers().items():
+        assert controller.tags.keys() <= compile_program(site.logic(name)).variables.keys()
+
+
 # ----------------------------------------------------------------------------------------- mistakes, one by one
 
 
