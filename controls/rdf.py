@@ -32,19 +32,17 @@ def segmentation(world: World) -> None:
     """SR 5.1: a conduit carries traffic of the two zones it joins; nothing passes through a zone to a third."""
     names = {(rule.source, rule.target) for rule in documented_rules(world)}
     for conduit in world.network.conduits.values():
-        conduit.add_policy("SR 5.1", _between(world, conduit, names))
+        conduit.add_policy("SR 5.1", _between(conduit, names))
 
 
-def _between(world: World, conduit: Conduit, documented: set[tuple[str | None, str | None]]) -> Policy:
+def _between(conduit: Conduit, documented: set[tuple[str | None, str | None]]) -> Policy:
     ends = {zone.name for zone in conduit.zones}
-    hosts = world.network.hosts
 
     def policy(packet: Packet) -> Verdict:
         flow = packet.flow
-        if (flow.source_name, flow.target_name) in documented:
+        if (flow.source_name, flow.target_name) in documented or {flow.source_zone, flow.target_zone} <= ends:
             return Verdict.ACCEPT
-        zones = {hosts[flow.source_name].zone.name, hosts[flow.target_name].zone.name}
-        return Verdict.ACCEPT if zones <= ends else Verdict.DROP
+        return Verdict.DROP
 
     return policy
 
@@ -58,14 +56,13 @@ def boundary_protection(world: World) -> None:
 
 
 def _inbound(world: World, documented: set[tuple[str | None, str | None]]) -> Policy:
-    hosts = world.network.hosts
+    trusted = {name for name, zone in world.network.zones.items() if zone.trusted}
 
     def policy(packet: Packet) -> Verdict:
         flow = packet.flow
-        source, target = hosts[flow.source_name].zone, hosts[flow.target_name].zone
-        if source.trusted or not target.trusted or (flow.source_name, flow.target_name) in documented:
+        if flow.source_zone in trusted or flow.target_zone not in trusted:
             return Verdict.ACCEPT
-        return Verdict.DROP
+        return Verdict.ACCEPT if (flow.source_name, flow.target_name) in documented else Verdict.DROP
 
     return policy
 

@@ -12,14 +12,25 @@ import hmac
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 import pyotp
+from pyotp.exceptions import OTPVerificationError
 
 #: A deliberately small work factor: the testbed measures behavior, and a run must not spend its time hashing.
 ITERATIONS = 20
-#: RFC 6238: a code lasts 30 s, and one step of clock skew is accepted either side.
+#: RFC 6238, 5.2: a code lasts 30 s, and one step of clock skew is accepted either side.
+TOTP_STEP = 30
 TOTP_SKEW = 1
+
+# Why a log-in failed, for the log.
+NO_ACCOUNT = "no such account"
+LOCKED = "account locked"
+#: the failure that would have locked the account, had an essential function not needed it
+SPARED = "essential account not locked"
+WRONG_PASSWORD = "wrong password"
+NO_TOKEN = "no token enrolled"
+WRONG_CODE = "wrong code"
+USED_CODE = "code used before"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +54,8 @@ class Account:
     enabled: bool = True
     failures: list[float] = field(default_factory=list)
     locked_until: float = 0.0
+    #: time step of the last code that logged in: neither it nor an older one does so again
+    last_step: int = -1
 
 
 @dataclass(slots=True)
@@ -53,7 +66,7 @@ class LoginRules:
     lockout_attempts: int | None = None
     lockout_window: float = 900.0
     lockout_duration: float = 900.0
-    #: spare essential accounts from lock-out and raise an event instead (IEC 62443-3-3, 4.2)
+    #: spare essential accounts from lock-out and give SPARED as the reason instead (IEC 62443-3-3, 4.2)
     spare_essential: bool = True
     #: whether this login, from this address, needs a one-time code
     needs_code: Callable[[str], bool] = lambda _address: False
@@ -86,44 +99,51 @@ class Accounts:
         account = self.accounts.get(name)
         now = self._clock()
         if account is None or not account.enabled:
-            return None, "no such account"
+            return None, NO_ACCOUNT
         if now < account.locked_until:
-            return None, "account locked"
+            return None, LOCKED
         reason = self._refuse(account, password, code, address)
         if reason is None:
             account.failures.clear()
             return User(account.name, account.role), ""
-        account.failures = [time for time in account.failures if now - time < self.rules.lockout_window] + [
-            now
-        ]
-        limit = self.rules.lockout_attempts
-        if (
-            limit is not None
-            and len(account.failures) >= limit
-            and not (account.essential and self.rules.spare_essential)
-        ):
-            account.locked_until = now + self.rules.lockout_duration
-            account.failures.clear()
-            return None, "account locked"
-        return None, reason
+        limit, window = self.rules.lockout_attempts, self.rules.lockout_window
+        account.failures = [*(time for time in account.failures if now - time < window), now]
+        if limit is None or len(account.failures) < limit:
+            return None, reason
+        if account.essential and self.rules.spare_essential:
+            return None, SPARED
+        account.locked_until = now + self.rules.lockout_duration
+        account.failures.clear()
+        return None, LOCKED
 
     def _refuse(self, account: Account, password: str, code: str | None, address: str) -> str | None:
         if not hmac.compare_digest(_digest(password, account.salt), account.digest):
-            return "wrong password"
-        if self.rules.needs_code(address):
-            if account.totp_secret is None:
-                return "no token enrolled"
-            moment = int(self._epoch + self._clock())
-            if code is None or not pyotp.TOTP(account.totp_secret).verify(
-                code, for_time=moment, valid_window=TOTP_SKEW
-            ):
-                return "wrong code"
+            return WRONG_PASSWORD
+        if not self.rules.needs_code(address):
+            return None
+        if account.totp_secret is None:
+            return NO_TOKEN
+        moment = int(self._epoch + self._clock())
+        try:
+            step = pyotp.TOTP(account.totp_secret).verify_and_get_timecode(
+                code or "", for_time=moment, valid_window=TOTP_SKEW
+            )
+        except OTPVerificationError:
+            return WRONG_CODE
+        if step <= account.last_step:
+            return USED_CODE  # RFC 6238, 5.2: whoever has watched a code must not get in with it too
+        account.last_step = step
         return None
 
     def locked(self, name: str) -> bool:
         """Whether the account is locked out now."""
         account = self.accounts.get(name)
         return account is not None and self._clock() < account.locked_until
+
+
+def time_step(moment: float) -> int:
+    """Number of the time step that ``moment`` (s since 1970) is in: a token shows one code throughout each."""
+    return int(moment) // TOTP_STEP
 
 
 def one_time_code(secret: str, moment: float) -> str:

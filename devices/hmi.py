@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from devices.accounts import Accounts, User
+from devices.accounts import LOCKED, SPARED, Accounts, User
 from devices.audit import Audit
 from devices.modbus import ModbusClient, Refusal
 from devices.poller import StationPoller, checksum_address
@@ -55,7 +55,7 @@ class HmiSeams:
     authorize: list[Callable[[User, str, float], str | None]] = field(default_factory=list)
     #: seconds without action after which the session locks
     lock_after: float | None = None
-    #: role that must confirm a write too, or None
+    #: asks a second person about a write (tag, value), or None
     second_approval: Callable[[str, float], bool] | None = None
 
 
@@ -69,6 +69,8 @@ class _Limits:
 
 
 ANYONE = User("anyone", "operator")
+#: Audit event of a failed log-in, where the reason calls for one of its own.
+_LOGIN_EVENTS = {LOCKED: "login.locked", SPARED: "login.spared"}
 
 
 class Hmi:
@@ -92,7 +94,7 @@ class Hmi:
         self.verify_checksums = False
         self.values: dict[str, float] = {}
         #: when each PLC last answered; a station that has just started has nothing stale yet
-        self.fresh: dict[str, float] = dict.fromkeys(asset.polls, 0.0)
+        self.fresh: dict[str, float] = dict.fromkeys(asset.polls, self.loop.time())
         self.alarms: dict[str, Alarm] = {}
         self.on_alarm: list[Callable[[Alarm, bool], None]] = []
         self.session: Session | None = None
@@ -113,6 +115,7 @@ class Hmi:
 
     def start(self) -> None:
         """Begin to poll and to send the heartbeat."""
+        self.fresh = dict.fromkeys(self.asset.polls, self.loop.time())
         for plc, period in self.asset.polls.items():
             client = self.clients[plc] = self.connect(plc)
             tags = self._plcs[plc].tags
@@ -139,20 +142,21 @@ class Hmi:
                 for limit in limits:
                     value = values.get(limit.tag)
                     if value is not None:
-                        self._judge(limit, value, now)
+                        self._judge(limit, value, due, now)
             elif now - self.fresh[plc] > self.stale_after:
                 self._raise(Alarm(plc, "COMM", now, 0.0))
             due = max(due + period, now)
             await asyncio.sleep(due - now)
 
-    def _judge(self, limits: _Limits, value: float, now: float) -> None:
+    def _judge(self, limits: _Limits, value: float, due: float, now: float) -> None:
+        """Judge a value that was ``due`` then; delays count from poll to poll, however long the answers took."""
         for level, limit, high in limits.levels:
             beyond = value >= limit if high else value <= limit
             key = f"{limits.tag}:{level}"
             if beyond:
                 if key not in self.alarms:
-                    since = limits.pending.setdefault(level, now)
-                    if now - since >= limits.delay:
+                    since = limits.pending.setdefault(level, due)
+                    if due - since >= limits.delay - 1e-9:
                         self._raise(Alarm(limits.tag, level, now, value))
             else:
                 limits.pending.pop(level, None)
@@ -183,8 +187,9 @@ class Hmi:
         plc, tag = beat.plc, self._plcs[beat.plc].tags[beat.tag]
         client = self.connect(plc)
         count = 0
+        most = 1 if tag.format == "bool" else 0x7FFF  # what every other format of a tag can count to
         while True:
-            count = (count + 1) & 0x7FFF
+            count = (count + 1) & most
             try:
                 refused = await client.write(Table(tag.table), tag.address, tag.encode(count * tag.scale))
                 if refused is None:
@@ -211,12 +216,11 @@ class Hmi:
         self.logins += 1
         if user is None:
             self.failed_logins += 1
-            self.audit(
-                "login.locked" if reason == "account locked" else "login.failed", user=name, reason=reason
-            )
+            kind = _LOGIN_EVENTS.get(reason, "login.failed")
+            self.audit(kind, user=name, peer=self.host.address, reason=reason)
             return False
         self.session = Session(user, now, now)
-        self.audit("login", user=name)
+        self.audit("login", user=name, peer=self.host.address)
         return True
 
     def who(self) -> User | None:
@@ -245,13 +249,14 @@ class Hmi:
         plc, description = self._owner(tag)
         user = self.who()
         if user is None:
-            return "session locked"
+            return "session locked" if self.session is not None else "nobody is logged in"
         self.touch()
-        for authorize in self.seams.authorize:
-            reason = authorize(user, tag, value)
-            if reason is not None:
-                self.audit("write.denied", user=user.name, tag=tag, value=value, reason=reason)
-                return reason
+        if not description.writable:
+            return f"{tag} is read-only"
+        reason = self._refusal(user, tag, value)
+        if reason is not None:
+            self.audit("write.denied", user=user.name, tag=tag, value=value, reason=reason)
+            return reason
         try:
             answer = await self.clients[plc].write(
                 Table(description.table), description.address, description.encode(value)
@@ -262,6 +267,14 @@ class Hmi:
             return f"refused: {answer}"
         self.audit("operator.write", user=user.name, tag=tag, value=value)
         return None
+
+    def _refusal(self, user: User, tag: str, value: float) -> str | None:
+        for authorize in self.seams.authorize:
+            reason = authorize(user, tag, value)
+            if reason is not None:
+                return reason
+        approve = self.seams.second_approval
+        return None if approve is None or approve(tag, value) else "not approved"
 
 
 def _limits(tag: str, description: Tag) -> _Limits:

@@ -7,16 +7,19 @@ and whatever else it sees during ``learning`` seconds. Reports leave as syslog, 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from devices.audit import Audit
-from testbed.firewall import parse_modbus
-from testbed.network import ArpReply, Host, Link, Packet
+from testbed.firewall import (
+    MODBUS_PORT as MODBUS_PORT,
+)  # under TLS (802) there is nothing for a monitor to read
+from testbed.firewall import ModbusRequest, frames, parse_frame
+from testbed.network import ArpReply, Flow, Host, Link, Packet
 
-#: Under TLS (port 802) there is nothing for a monitor to read.
-MODBUS_PORT = 502
 #: Modbus functions that change something, or read and write programs
 WRITES = frozenset({5, 6, 15, 16, 21, 22, 23})
+#: Those whose values are holding registers and stand in the request.
+_REGISTER_WRITES = frozenset({6, 16, 23})
 #: An alert about the same thing is repeated only after so long (s; assumption).
 QUIET = 300.0
 
@@ -31,22 +34,11 @@ class KnownFlow:
     functions: frozenset[int] | None = None
 
 
-@dataclass(slots=True)
-class _Seen:
-    """What is known of one flow; the counter serves the rate rule."""
-
-    functions: frozenset[int] | None
-    modbus: bool
-    reported: set[int] = field(default_factory=set)
-    second: int = -1
-    count: int = 0
-
-
 class Monitor:
     """One monitor on ``host`` that watches ``links``.
 
-    Rules: new host or flow; Modbus function that does not belong in its flow; value outside the engineering range;
-    packet rate of one source above ``rate`` per second; a second MAC for an address.
+    Rules: new flow; Modbus function that does not belong in its flow, or bytes on its port that are not Modbus; value
+    outside the engineering range; packet rate of one source above ``rate`` per second; a second MAC for an address.
     """
 
     def __init__(
@@ -66,71 +58,99 @@ class Monitor:
         #: (address of the device, holding register) -> allowed counts
         self.ranges = ranges or {}
         self.links = tuple(links)
-        self._flows: dict[tuple[str, str, int], _Seen] = {}
+        #: (source, target, port) -> functions that belong in the flow, None for any
+        self._flows: dict[tuple[str, str, int], frozenset[int] | None] = {}
         self.expect(baseline)
         self._macs: dict[str, str] = {}
         self._last: dict[tuple[str, str], float] = {}
+        self._latest: Packet | None = None
+        #: source -> second of the clock, packets seen in it
+        self._rates: dict[str, tuple[int, int]] = {}
+        #: connection -> sequence number that comes next, and the part of a frame seen so far
+        self._partial: dict[Flow, tuple[int, bytearray]] = {}
         self.packets = 0
 
     def expect(self, baseline: Iterable[KnownFlow]) -> None:
         """Add legitimate flows; several for one pair of hosts and port allow the functions of all."""
         for flow in baseline:
             key = (flow.source, flow.target, flow.port)
-            known = self._flows.get(key)
             functions = flow.functions
-            if known is not None:
-                functions = None if functions is None or known.functions is None else functions | known.functions
-            self._flows[key] = _Seen(functions, flow.port == MODBUS_PORT)
+            if key in self._flows:
+                known = self._flows[key]
+                functions = None if functions is None or known is None else functions | known
+            self._flows[key] = functions
 
     def start(self) -> None:
-        """Attach to the links."""
+        """Attach to the links; who has which MAC by now counts as known."""
         for link in self.links:
             link.add_tap(self.see, self.see_arp)
-        for host in self.host.network.hosts.values():
-            self._macs[host.address] = host.mac
+        network = self.host.network
+        for station in (*network.hosts.values(), *(zone.gateway for zone in network.zones.values())):
+            self._macs[station.address] = station.mac
 
     def see(self, link: Link, packet: Packet) -> None:
-        """Judge one packet."""
-        if packet.reply or (not packet.payload and not packet.opening):
+        """Judge one packet; one that crosses several links on its way counts once."""
+        if packet.reply or packet is self._latest or (not packet.payload and not packet.opening):
             return
+        self._latest = packet
         self.packets += 1
         flow = packet.flow
         key = (flow.source, flow.target, flow.target_port)
-        seen = self._flows.get(key)
-        if seen is None:
-            seen = self._flows[key] = _Seen(None, flow.target_port == MODBUS_PORT)
-            if packet.time >= self.learning:
-                self._report("new flow", flow.source, target=flow.target, port=flow.target_port)
-                # Whatever an unknown flow writes is reported too.
-                seen.functions = frozenset(range(128)) - WRITES
-        second = int(packet.time)
-        if second != seen.second:
-            seen.second, seen.count = second, 0
-        seen.count += 1
-        if seen.count > self.rate:
-            self._report("packet rate", flow.source, target=flow.target)
-            return
-        if seen.modbus and packet.payload:
-            self._inspect(packet, seen)
+        if key in self._flows:
+            functions = self._flows[key]
+        elif packet.time < self.learning:
+            functions = self._flows[key] = None
+        else:
+            # Once reported, an unknown flow may go on reading; whatever it writes is reported too.
+            functions = self._flows[key] = frozenset(range(128)) - WRITES
+            self._report("new flow", flow.source, target=flow.target, port=flow.target_port)
+        self._count(flow, int(packet.time))
+        if flow.target_port == MODBUS_PORT and flow.protocol == "tcp" and packet.payload:
+            for request in self._requests(packet):
+                if functions is not None and request.function not in functions:
+                    self._report(
+                        "Modbus function", flow.source, target=flow.target, function=request.function
+                    )
+                if request.function in _REGISTER_WRITES:
+                    self._check_values(flow, request)
 
-    def _inspect(self, packet: Packet, seen: _Seen) -> None:
-        function = packet.payload[7] if len(packet.payload) > 7 else 0
-        if seen.functions is not None and function not in seen.functions:
-            self._report("Modbus function", packet.source, target=packet.target, function=function)
-        if function in WRITES and self.ranges:
-            for request in parse_modbus(packet.payload):
-                for offset, value in enumerate(request.values or ()):
-                    limits = self.ranges.get((packet.target, (request.address or 0) + offset))
-                    if (
-                        request.function in (6, 16, 23)
-                        and limits is not None
-                        and not limits[0] <= value <= limits[1]
-                    ):
-                        self._report("value out of range", packet.source, target=packet.target, value=value)
+    def _count(self, flow: Flow, second: int) -> None:
+        before, count = self._rates.get(flow.source, (second, 0))
+        count = count + 1 if before == second else 1
+        self._rates[flow.source] = (second, count)
+        if count > self.rate:
+            self._report("packet rate", flow.source, target=flow.target)
+
+    def _requests(self, packet: Packet) -> list[ModbusRequest]:
+        """The requests that ``packet`` completes, whether it holds several or the last piece of one."""
+        payload, flow = packet.payload, packet.flow
+        whole = 8 <= len(payload) <= 260 and len(payload) == 6 + int.from_bytes(payload[4:6], "big")
+        if whole and payload[2:4] == b"\0\0" and flow not in self._partial:
+            return [parse_frame(payload)]
+        follows, buffer = self._partial.pop(flow, (packet.seq, bytearray()))
+        if follows != packet.seq:
+            buffer.clear()  # sent again: what had come of it before is part of it
+        buffer += payload
+        found: list[ModbusRequest] = []
+        try:
+            for frame in frames(buffer):
+                found.append(parse_frame(frame))
+        except ValueError:
+            self._report("not Modbus", packet.source, target=packet.target)
+            return found
+        if buffer:
+            self._partial[flow] = ((packet.seq + len(payload)) & 0xFFFFFFFF, buffer)
+        return found
+
+    def _check_values(self, flow: Flow, request: ModbusRequest) -> None:
+        for address, value in enumerate(request.values or (), request.address or 0):
+            limits = self.ranges.get((flow.target, address))
+            if limits is not None and not limits[0] <= value <= limits[1]:
+                self._report("value out of range", flow.source, target=flow.target, value=value)
 
     def see_arp(self, link: Link, reply: ArpReply) -> None:
         """Judge one ARP reply."""
-        if self._macs.get(reply.address, reply.mac) != reply.mac:
+        if self._macs.setdefault(reply.address, reply.mac) != reply.mac:
             self._report("address claimed twice", reply.address, target=reply.target, mac=reply.mac)
 
     def _report(self, rule: str, subject: str, **data: object) -> None:

@@ -46,16 +46,19 @@ from asyncua import ua as _ua
 from asyncua.client import ua_client
 from asyncua.client.client import Client
 from asyncua.client.ua_session import UaSession
+from asyncua.common.connection import SecureConnection
 from asyncua.common.node import Node
 from asyncua.common.shortcuts import Shortcuts
 from asyncua.common.subscription import Subscription
-from asyncua.common.utils import Buffer, ServiceError, create_nonce
+from asyncua.common.utils import Buffer, NotEnoughData, ServiceError, create_nonce
 from asyncua.crypto import uacrypto
 from asyncua.crypto.permission_rules import User, UserRole
 from asyncua.crypto.security_policies import (
+    CryptographyNone,
     SecurityPolicy,
     SecurityPolicyBasic256Sha256,
     SecurityPolicyFactory,
+    SecurityPolicyNone,
 )
 from asyncua.server import uaprocessor
 from asyncua.server.address_space import (
@@ -117,9 +120,9 @@ from devices.opcua_model import (
     UaValue,
     unit_id,
 )
-from testbed.clock import SimLoop
+from testbed.clock import EPOCH, SimLoop
 from testbed.errors import UnknownNameError
-from testbed.network import CURRENT_HOST, Host, Network
+from testbed.network import Host
 
 __all__ = [
     "LIMIT_STATES",
@@ -145,8 +148,6 @@ ua: Any = _ua
 #: Namespace of tags, devices and device types; its index is always 2.
 NAMESPACE: Final = "urn:otlab:plant"
 _PLANT: Final = 2
-#: Civil time at second 0 of a world whose loop has no ``epoch`` of its own.
-_EPOCH: Final = datetime(2026, 1, 5, 6, tzinfo=UTC)
 
 # A server reports a value in steps no finer than 100 ms and no coarser than an hour (assumption: what controllers with
 # an embedded server offer).
@@ -159,23 +160,6 @@ _PUBLISH_MAX: Final = 3600.0
 def _world() -> SimLoop | None:
     loop = events._get_running_loop()
     return loop if isinstance(loop, SimLoop) else None
-
-
-def _epoch(loop: SimLoop) -> datetime:
-    return cast(datetime, getattr(loop, "epoch", _EPOCH))
-
-
-def _entropy(loop: SimLoop) -> random.Random:
-    """The loop's own generator, else the current host's of the run, so that a new host shifts nobody's nonces."""
-    found = getattr(loop, "entropy", None)
-    if found is None:
-        network = loop.stack
-        if isinstance(network, Network):
-            host = CURRENT_HOST.get(None)
-            return network.randomness.stream(f"opcua:{host.name if host is not None else ''}")
-        found = random.Random("opcua")
-        loop.entropy = found
-    return cast(random.Random, found)
 
 
 class _AnyDatetime(type):
@@ -196,7 +180,7 @@ class _Datetime(datetime, metaclass=_AnyDatetime):
         loop = _world()
         if loop is None:
             return datetime.now(tz)
-        moment = _epoch(loop) + timedelta(seconds=loop.env.now)
+        moment = loop.epoch + timedelta(seconds=loop.env.now)
         if tz is UTC:
             return moment
         return moment.astimezone(tz) if tz is not None else moment.replace(tzinfo=None)
@@ -209,7 +193,7 @@ def _monotonic() -> float:
 
 def _seconds_since_1970() -> float:
     loop = _world()
-    return _epoch(loop).timestamp() + loop.env.now if loop is not None else time.time()
+    return loop.epoch.timestamp() + loop.env.now if loop is not None else time.time()
 
 
 def _localtime(seconds: float | None = None) -> time.struct_time:
@@ -219,7 +203,7 @@ def _localtime(seconds: float | None = None) -> time.struct_time:
 
 def _urandom(size: int) -> bytes:
     loop = _world()
-    return _entropy(loop).randbytes(size) if loop is not None else os.urandom(size)
+    return loop.entropy.randbytes(size) if loop is not None else os.urandom(size)
 
 
 def _uuid4() -> uuid.UUID:
@@ -231,19 +215,21 @@ _EXPECTED: Final = (OSError, ua.UaError, cast(Any, uacrypto).InvalidSignature)
 
 
 def _create_task(coroutine: Coroutine[Any, Any, T], **options: Any) -> asyncio.Task[T]:
-    """A task that ends with its host's power, and whose failure is known at once and not when it is collected."""
+    """A task whose failure is known at once, and not when the garbage collector finds it."""
     task = asyncio.create_task(coroutine, **options)
     if _world() is not None:
-        host = CURRENT_HOST.get(None)
-        if host is not None:
-            host.tasks[task] = None
-            task.add_done_callback(functools.partial(_forget, host))
         task.add_done_callback(_settle)
     return task
 
 
-def _forget(host: Host, task: asyncio.Task[Any]) -> None:
-    host.tasks.pop(task, None)
+async def _sleep(delay: float, result: Any = None) -> Any:
+    """Virtual time stands still within an instant, so a wait too short to move the clock would be repeated for ever."""
+    if 0 < delay < _LEAST_WAIT and _world() is not None:
+        delay = _LEAST_WAIT
+    return await asyncio.sleep(delay, result)
+
+
+_LEAST_WAIT: Final = 1e-6
 
 
 def _settle(task: asyncio.Task[Any]) -> None:
@@ -301,12 +287,13 @@ _REPLACED: Final[Mapping[str, tuple[Any, tuple[str, ...]]]] = {
         ("common.structures104", "server.event_generator", "ua.uatypes"),
     ),
     "asyncio": (
-        _variation(asyncio, create_task=_create_task),
+        _variation(asyncio, create_task=_create_task, sleep=_sleep),
         (
             "client.client",
             "client.ua_session",
             "common.subscription",
             "server.binary_server_asyncio",
+            "server.history",
             "server.internal_server",
             "server.internal_session",
             "server.internal_subscription",
@@ -354,7 +341,7 @@ class _Calendar:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._zero = (
-            _epoch(loop) if isinstance(loop, SimLoop) else datetime.now(UTC) - timedelta(seconds=loop.time())
+            loop.epoch if isinstance(loop, SimLoop) else datetime.now(UTC) - timedelta(seconds=loop.time())
         )
         self._last = (0.0, self._zero)
 
@@ -374,13 +361,17 @@ class _Calendar:
 # any other shape goes to asyncua. The bytes are the same, and tests hold that against asyncua's own functions.
 
 _WHOLE_VALUE: Final = 0x0F  # value, status, source and server timestamp; no picoseconds
-_SCALARS: Final[Mapping[VariantType, struct.Struct]] = {
-    ua.VariantType.Boolean: struct.Struct("<BB?Iqq"),
-    ua.VariantType.Int32: struct.Struct("<BBiIqq"),
-    ua.VariantType.Int64: struct.Struct("<BBqIqq"),
-    ua.VariantType.Double: struct.Struct("<BBdIqq"),
+_FORMATS: Final[Mapping[VariantType, str]] = {
+    VariantType.Boolean: "?",
+    VariantType.Int32: "i",
+    VariantType.Int64: "q",
+    VariantType.Double: "d",
 }
+#: By type: encoding, type, scalar, status and both timestamps; the same after a client's handle; both by type code.
+_SCALARS: Final = {kind: struct.Struct(f"<BB{form}Iqq") for kind, form in _FORMATS.items()}
+_ITEMS: Final = {kind: struct.Struct(f"<IBB{form}Iqq") for kind, form in _FORMATS.items()}
 _SCALARS_BY_CODE: Final = {kind.value: (kind, shape) for kind, shape in _SCALARS.items()}
+_ITEMS_BY_CODE: Final = {kind.value: (kind, shape) for kind, shape in _ITEMS.items()}
 _REQUEST_TAIL: Final = struct.Struct("<qIIiI3s")  # time, handle, diagnostics, no audit id, timeout, no extra
 _RESPONSE: Final = struct.Struct("<qIIBi3s")  # time, handle, result, no diagnostics, strings, no extra
 _READ_TAIL: Final = struct.Struct("<IiHi")  # attribute, no index range, default encoding
@@ -402,29 +393,46 @@ def _value_of(
     return cast(DataValue, value)
 
 
+#: The values of a publication mostly have one time.
+_moment_of: Final = functools.lru_cache(maxsize=64)(uatypes.win_epoch_to_datetime)
+
+
+def _is_whole(value: DataValue) -> bool:
+    variant = value.Value
+    return (
+        variant is not None
+        and not variant.is_array
+        and variant.Value is not None
+        and value.StatusCode is not None
+        and value.SourceTimestamp is not None
+        and value.ServerTimestamp is not None
+        and value.SourcePicoseconds is None
+        and value.ServerPicoseconds is None
+    )
+
+
+def _pack(shape: struct.Struct, value: Any, *before: int) -> bytes:
+    source, server, variant = value.SourceTimestamp, value.ServerTimestamp, value.Value
+    ticks = uatypes.datetime_to_win_epoch(source)
+    return shape.pack(
+        *before,
+        _WHOLE_VALUE,
+        variant.VariantType,
+        variant.Value,
+        value.StatusCode.value,
+        ticks,
+        ticks if server is source else uatypes.datetime_to_win_epoch(server),
+    )
+
+
 def _write_value(value: DataValue, otherwise: Callable[[Any], bytes]) -> bytes:
-    variant, status, source = value.Value, value.StatusCode, value.SourceTimestamp
-    server = value.ServerTimestamp
-    if (
-        variant is None
-        or variant.is_array
-        or variant.Value is None
-        or status is None
-        or source is None
-        or server is None
-        or value.SourcePicoseconds is not None
-        or value.ServerPicoseconds is not None
-    ):
-        return otherwise(value)
-    shape = _SCALARS.get(variant.VariantType)
-    if shape is None:
-        return otherwise(value)
-    arrived = uatypes.datetime_to_win_epoch(source)
-    stamped = arrived if server is source else uatypes.datetime_to_win_epoch(server)
-    try:
-        return shape.pack(_WHOLE_VALUE, variant.VariantType, variant.Value, status.value, arrived, stamped)
-    except struct.error:
-        return otherwise(value)  # which says what is wrong
+    shape = _SCALARS.get(value.Value.VariantType) if _is_whole(value) and value.Value is not None else None
+    if shape is not None:
+        try:
+            return _pack(shape, value)
+        except struct.error:
+            pass  # asyncua says what is wrong with it
+    return otherwise(value)
 
 
 def _read_value(data: Buffer, otherwise: Callable[[Any], Any]) -> Any:
@@ -435,24 +443,26 @@ def _read_value(data: Buffer, otherwise: Callable[[Any], Any]) -> Any:
             kind, shape = found
             _, _, scalar, code, source, server = shape.unpack_from(content, position)
             data.skip(shape.size)
-            moment = uatypes.win_epoch_to_datetime(source)
-            return _value_of(
-                scalar,
-                kind,
-                StatusCode(code) if code else _GOOD,
-                moment,
-                moment if server == source else uatypes.win_epoch_to_datetime(server),
-            )
+            status = StatusCode(code) if code else _GOOD
+            return _value_of(scalar, kind, status, _moment_of(source), _moment_of(server))
     return otherwise(data)
 
 
 def _write_changes(changes: DataChangeNotification, otherwise: Callable[[Any], bytes]) -> bytes:
-    if changes.DiagnosticInfos:
+    if changes.DiagnosticInfos != [] or changes.MonitoredItems is None:
         return otherwise(changes)
     parts = [_U32.pack(len(changes.MonitoredItems))]
     for item in changes.MonitoredItems:
+        value = item.Value
+        shape = _ITEMS.get(value.Value.VariantType) if _is_whole(value) and value.Value is not None else None
+        if shape is not None:
+            try:
+                parts.append(_pack(shape, value, item.ClientHandle))
+                continue
+            except struct.error:
+                pass  # asyncua says what is wrong with it
         parts.append(_U32.pack(item.ClientHandle))
-        parts.append(_write_value(item.Value, ua_binary.struct_to_binary))
+        parts.append(ua_binary.struct_to_binary(value))
     parts.append(b"\0\0\0\0")
     return b"".join(parts)
 
@@ -464,8 +474,19 @@ def _read_changes(data: Buffer, otherwise: Callable[[Any], Any]) -> Any:
         return otherwise(data)
     items = []
     for _ in range(number):
+        content, position, left = data._data, data._cur_pos, data._size
+        if left >= 6 and content[position + 4] == _WHOLE_VALUE:
+            found = _ITEMS_BY_CODE.get(content[position + 5])
+            if found is not None and left >= found[1].size:
+                kind, shape = found
+                handle, _, _, scalar, code, source, server = shape.unpack_from(content, position)
+                data._cur_pos, data._size = position + shape.size, left - shape.size
+                status = StatusCode(code) if code else _GOOD
+                value = _value_of(scalar, kind, status, _moment_of(source), _moment_of(server))
+                items.append(ua.MonitoredItemNotification(handle, value))
+                continue
         (handle,) = _U32.unpack(data.read(4))
-        items.append(ua.MonitoredItemNotification(handle, _read_value(data, _read_any_value)))
+        items.append(ua.MonitoredItemNotification(handle, _read_any_value(data)))
     return ua.DataChangeNotification(items, ua_binary.from_binary(_DIAGNOSTICS, data))
 
 
@@ -565,18 +586,14 @@ def _write_published(result: PublishResult, otherwise: Callable[[Any], bytes]) -
     message, waiting, codes = result.NotificationMessage, result.AvailableSequenceNumbers, result.Results
     if result.DiagnosticInfos or message.NotificationData is None or waiting is None or codes is None:
         return otherwise(result)
+    head = struct.pack(
+        f"<Ii{len(waiting)}I?", result.SubscriptionId, len(waiting), *waiting, result.MoreNotifications
+    )
+    moment = uatypes.datetime_to_win_epoch(message.PublishTime)
     return b"".join(
         (
-            struct.pack(
-                f"<Ii{len(waiting)}I?",
-                result.SubscriptionId,
-                len(waiting),
-                *waiting,
-                result.MoreNotifications,
-            ),
-            _SEQUENCE_AND_TIME.pack(
-                message.SequenceNumber, uatypes.datetime_to_win_epoch(message.PublishTime)
-            ),
+            head,
+            _SEQUENCE_AND_TIME.pack(message.SequenceNumber, moment),
             _U32.pack(len(message.NotificationData)),
             *map(ua_binary.extensionobject_to_binary, message.NotificationData),
             struct.pack(f"<i{len(codes)}Ii", len(codes), *[code.value for code in codes], 0),
@@ -584,7 +601,7 @@ def _write_published(result: PublishResult, otherwise: Callable[[Any], bytes]) -
     )
 
 
-def _read_published(data: Buffer, _otherwise: Callable[[Any], Any]) -> Any:
+def _read_published(data: Buffer, otherwise: Callable[[Any], Any]) -> Any:
     (subscription,) = _U32.unpack(data.read(4))
     waiting = ua_binary.from_binary(_COUNTERS, data)
     (more,) = data.read(1)
@@ -656,6 +673,90 @@ def _read_node_id(data: Buffer) -> Any:
 _STRING_HEAD: Final = struct.Struct("<Hi")
 
 
+def _read_bytes(data: Buffer, size: int) -> bytes:
+    """``Buffer.read`` that does not take a negative length for a step back, which could go on for ever."""
+    if not 0 <= size <= data._size:
+        raise NotEnoughData(f"{size} bytes wanted of {data._size}")
+    start = data._cur_pos
+    data._cur_pos = end = start + size
+    data._size -= size
+    return data._data[start:end]
+
+
+def _read_variant(data: Buffer) -> Any:
+    """A variant, unless it is an array of nothings: of those, a few bytes can announce two thousand million."""
+    if data._size >= 5 and data._data[data._cur_pos] & 0xBF == 0x80:
+        raise ua.UaError("an array of null values")
+    return _any_variant(data)
+
+
+_any_variant: Final = ua_binary.variant_from_binary
+
+
+class _Whole(ua.Message):  # type: ignore[misc]
+    """A message that came in one chunk without security."""
+
+    def __init__(self, channel: int, sequence: int, request: int, content: bytes) -> None:
+        self._sequence_header = ua.SequenceHeader(sequence, request)
+        self._content = content
+
+    def request_id(self) -> int:
+        return cast(int, self._sequence_header.RequestId)
+
+    def SequenceHeader(self) -> Any:
+        return self._sequence_header
+
+    def body(self) -> Buffer:
+        return Buffer(self._content)
+
+
+class _Connection(SecureConnection):
+    """A secure channel that spares messages without security the steps that would secure them."""
+
+    def message_to_binary(self, message: bytes, message_type: Any = b"MSG", request_id: int = 0) -> bytes:
+        size = _CHUNK.size + len(message)
+        number = self._sequence_number + 1
+        if (
+            message_type != b"MSG"
+            or type(self.security_policy.symmetric_cryptography) is not CryptographyNone
+            or size > self._limits.max_send_buffer
+            or number >= 1 << 32
+        ):
+            return super().message_to_binary(message, message_type, request_id)
+        self._sequence_number = number
+        token = self.security_token
+        return _CHUNK.pack(b"MSG", b"F", size, token.ChannelId, token.TokenId, number, request_id) + message
+
+    def receive_from_header_and_body(self, header: Any, body: Buffer) -> Any:
+        content, position = body._data, body._cur_pos
+        size = header.body_size
+        if (
+            header.MessageType == b"MSG"
+            and header.ChunkType == b"F"
+            and type(self.security_policy.symmetric_cryptography) is CryptographyNone
+            and not self._incoming_parts
+            and 12 <= size <= body._size
+            and header.packet_size <= self._limits.max_recv_buffer
+            and header.ChannelId == self.security_token.ChannelId
+        ):
+            token, number, request = _CHUNK_TAIL.unpack_from(content, position)
+            if (
+                token == self.security_token.TokenId
+                and self._peer_sequence_number is not None
+                and number == self._peer_sequence_number + 1
+                and (not self._limits.max_message_size or size <= self._limits.max_message_size)
+            ):
+                self._peer_sequence_number = number
+                body.skip(size)
+                return _Whole(header.ChannelId, number, request, content[position + 12 : position + size])
+        # Anything out of the ordinary, above all what must be refused.
+        return super().receive_from_header_and_body(header, body)
+
+
+_CHUNK: Final = struct.Struct("<3scIIIII")  # type, last chunk, size, channel, token, sequence number, request
+_CHUNK_TAIL: Final = struct.Struct("<III")
+
+
 def _is_nothing(extra: Any) -> bool:
     return type(extra) is ua.ExtensionObject and extra.Body is None and extra.TypeId.is_null()
 
@@ -701,9 +802,10 @@ def _install_codec() -> None:
 
     ua_binary.create_dataclass_serializer = writer
     ua_binary._create_dataclass_deserializer = reader
-    ua_binary.nodeid_from_binary = uaprocessor.nodeid_from_binary = ua_client.nodeid_from_binary = (
-        _read_node_id
-    )
+    setattr(Buffer, "read", _read_bytes)  # noqa: B010 - so that type checkers let it be replaced
+    setattr(ua_binary, "variant_from_binary", _read_variant)  # noqa: B010
+    for module in (ua_binary, uaprocessor, ua_client):
+        setattr(module, "nodeid_from_binary", _read_node_id)  # noqa: B010 - a name of theirs that they do not export
     # Whoever used asyncua before has functions in these caches that lead past the ones above.
     for cached in vars(ua_binary).values():
         if hasattr(cached, "cache_clear"):
@@ -1073,11 +1175,11 @@ class _Items(MonitoredItemService):
     @staticmethod
     def _accepts(of_events: bool, wanted: Any) -> bool:
         if of_events:
-            return isinstance(wanted, ua.EventFilter)
+            return isinstance(wanted, EventFilter)
         if wanted is None or (isinstance(wanted, ua.ExtensionObject) and not wanted):
             return True
         # Percent deadbands are not offered ([P8] 6.4 makes them optional).
-        return isinstance(wanted, ua.DataChangeFilter) and wanted.DeadbandType in (
+        return isinstance(wanted, DataChangeFilter) and wanted.DeadbandType in (
             ua.DeadbandType.None_,
             ua.DeadbandType.Absolute,
         )
@@ -1290,6 +1392,7 @@ class _Processor(UaProcessor):
 
     def __init__(self, server: _InternalServer, transport: asyncio.BaseTransport, limits: Any) -> None:
         super().__init__(server, transport, limits)
+        self._connection = _Connection(SecurityPolicyNone(), self._limits)
         # Half the session's time-out does; asyncua's second would cost each session a wake-up a second.
         self._watchdog_interval = 60.0
 
@@ -1697,6 +1800,8 @@ class PlantServer:
         self.asking = ""
         self.publish_min = publish_min
         self.uri = f"urn:{host.name}:opcua"
+        #: address of the client that ``authenticate`` or ``authorize_write`` is being asked about
+        self.asking = ""
         self._write = write
         self._loop = host.network.loop
         self._seam = _Seam(self._loop)
@@ -1711,11 +1816,7 @@ class PlantServer:
 
     async def start(self) -> None:
         """Begin to serve; again after a stop or a loss of power. OSError if the port is taken."""
-        rows = tuple(
-            _Row(tag.name, tag.folder, tag.type, tag.unit, tag.writable, tag.low, tag.high, tag.description)
-            for tag in self.tags
-        )
-        inner = _InternalServer(self, _plant_nodes(rows))
+        inner = _InternalServer(self, _plant_nodes(self._rows()))
         server = _Server(inner)
         server.set_endpoint(f"opc.tcp://{self.host.address}:{self.port}/")
         server.name = f"{self.host.name} OPC UA server"
@@ -1723,7 +1824,7 @@ class PlantServer:
         await server.set_application_uri(self.uri)
         await server.register_namespace(NAMESPACE)
         await server.set_build_info(
-            server.product_uri, server.manufacturer_name, server.name, "1.0", "1", _EPOCH
+            server.product_uri, server.manufacturer_name, server.name, "1.0", "1", EPOCH
         )
         if any(offer != "None" for offer in self.security):
             await self._load_certificate(server)
@@ -1737,6 +1838,12 @@ class PlantServer:
                 inner.subscription_service._conditions[event.NodeId] = event
         await server.start()
         self._server = server
+
+    def _rows(self) -> tuple[_Row, ...]:
+        return tuple(
+            _Row(tag.name, tag.folder, tag.type, tag.unit, tag.writable, tag.low, tag.high, tag.description)
+            for tag in self.tags
+        )
 
     async def _load_certificate(self, server: _Server) -> None:
         if self.certificate is None or self.key is None:
@@ -1896,7 +2003,7 @@ class PlantServer:
             # As asyncua comes: whoever says "admin" is the administrator.
             return UaUser(user or "anonymous", "admin" if user in ("admin", "Admin") else "engineer")
         with self._seam:
-            return self.authenticate(user, password, certificate)
+            return self.authenticate(user, password, certificate or None)
 
     def _trusts(self, certificate: bytes) -> bool:
         if self.trust is None:
@@ -1913,6 +2020,7 @@ class PlantServer:
         value = given.Value
         if not tag.writable:
             return self._deny(session, tag, value, ua.StatusCodes.BadNotWritable)
+        self.asking = session.peer
         with self._seam:
             if self.authorize_write is not None and not self.authorize_write(session.actor, tag, value):
                 return self._deny(session, tag, value, ua.StatusCodes.BadUserAccessDenied)
@@ -1983,6 +2091,19 @@ class _ClientSession(UaSession):
         if not data._data.startswith(_PUBLISH_RESPONSE):
             protocol.check_answer(data, " in response to PublishRequest")
         return ua_binary.struct_from_binary(ua.PublishResponse, data)
+
+
+class _Channel(ua_client.UaClient):
+    """The lower half of a client, with our session and secure channel in it."""
+
+    def __init__(self, timeout: float) -> None:
+        super().__init__(timeout)
+        self.session = _ClientSession(self)
+
+    def _make_protocol(self) -> ua_client.UASocketProtocol:
+        protocol = super()._make_protocol()
+        protocol._connection = _Connection(self.security_policy, protocol._connection._limits)
+        return protocol
 
 
 class _Feed(Subscription):
@@ -2080,8 +2201,8 @@ class UaClient:
         timeout: float = 4.0,
         *,
         trust: Callable[[bytes], bool] | None = None,
-        keep_alive: float = 5.0,  # the .NET reference client's default
-        session_timeout: float = 60.0,  # the same client's
+        keep_alive: float = 10.0,  # assumption; clients come with 5 s to 30 s
+        session_timeout: float = 60.0,  # the .NET reference client's default
     ) -> None:
         _install()
         if security not in (None, *SECURITY):
@@ -2111,7 +2232,8 @@ class UaClient:
         loop = asyncio.get_running_loop()
         self._calendar, self._seam = _Calendar(loop), _Seam(loop)
         client = Client(self.url, timeout=self.timeout, watchdog_intervall=self.keep_alive)
-        client.uaclient.session = _ClientSession(client.uaclient)
+        client.uaclient = _Channel(self.timeout)
+        client.uaclient.pre_request_hook = client._wait_until_ready
         client.nodes = Shortcuts(client.uaclient.session)
         client.session_timeout = int(self.session_timeout * 1000)
         client._stale_check_interval = self.keep_alive

@@ -12,10 +12,13 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from devices.accounts import one_time_code
+from devices.accounts import TOTP_STEP, one_time_code, time_step
 from devices.hmi import Alarm, Hmi
 from testbed.figures import Figures
 from testbed.trace import Trace
+
+#: Tries in a row before an operator gives up on a log-in (assumption).
+ATTEMPTS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,7 @@ class Operator:
         self.token: str | None = None
         self.completed: list[tuple[float, float]] = []  # (alarm raised, action completed), s
         self.missed = 0
+        self._used_step = -1
         self._alarms: asyncio.Queue[Alarm] = asyncio.Queue()
         self._busy = asyncio.Lock()
 
@@ -82,7 +86,7 @@ class Operator:
     async def _log_in(self) -> bool:
         """Type the password, and the code if one is asked for, until it works or the account locks."""
         hmi = self.hmi
-        for _ in range(10):
+        for _ in range(ATTEMPTS):
             accounts = hmi.seams.accounts
             if accounts is None:
                 return hmi.log_in(self.name, "")
@@ -93,14 +97,26 @@ class Operator:
             code = None
             if accounts.rules.needs_code(hmi.host.address) and self.token is not None:
                 await asyncio.sleep(self._lognormal("login.totp"))
-                code = one_time_code(self.token, self.epoch + hmi.loop.time())
+                code = await self._read_token(self.token)
             if hmi.log_in(self.name, typed, code):
+                if code is not None:
+                    self._used_step = time_step(self._civil_time())
                 self.trace.record("operator.login", hmi.name, user=self.name)
                 return True
             if accounts.locked(self.name):
                 self.trace.record("operator.locked_out", hmi.name, user=self.name)
                 return False
         return False
+
+    def _civil_time(self) -> float:
+        return self.epoch + self.hmi.loop.time()
+
+    async def _read_token(self, token: str) -> str:
+        """The code shown now; whoever has just logged in with it waits for the next one."""
+        if time_step(self._civil_time()) <= self._used_step:
+            # A second more (assumption), in which the eye sees that the code has changed.
+            await asyncio.sleep((self._used_step + 1) * TOTP_STEP - self._civil_time() + 1.0)
+        return one_time_code(token, self._civil_time())
 
     async def _attend(self) -> None:
         while True:

@@ -15,7 +15,7 @@ System registers, beyond the tags of a site (all 16 bit):
     input    0xF000 mode (0 program, 1 run, 2 fault), 0xF001 time between the last two scans (ms), 0xF002 scans late,
              0xF003-4 first four bytes of the program's SHA-256, 0xF005 program length (bytes), 0xF006 downloads
     holding  0xF000 mode request (0 program, 1 run), 0xF001 activate the downloaded program of so many bytes,
-             0xF002-11 signature of the download (32 bytes), zero if none
+             0xF002-0xF011 signature of the download (32 bytes), zero if none
     file 1   the program's source, two bytes a record (function codes 20 and 21); in run mode always of what runs
 """
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import binascii
+import struct
+from binascii import crc_hqx
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from devices.modbus import ModbusClient, Refusal
 from devices.registers import Table
+from testbed.errors import OtlabError
 from testbed.site import Tag
 
 #: Most addresses one read may carry (Modbus Application Protocol V1.1b3, 6.1 and 6.3).
@@ -18,7 +20,7 @@ GAP = 8
 
 def checksum(registers: Sequence[int]) -> int:
     """CRC-16/CCITT of registers in wire order: finds accidents and careless changes, stops nobody who recomputes it."""
-    return binascii.crc_hqx(b"".join(value.to_bytes(2, "big") for value in registers), 0xFFFF)
+    return crc_hqx(struct.pack(f">{len(registers)}H", *registers), 0xFFFF)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,7 @@ class _Read:
     count: int
     places: tuple[tuple[int, str, float], ...]  # offset, name, scale: tags of one unsigned register or bit
     others: tuple[tuple[int, str, Tag], ...]  # offset, name, tag: those that need decoding
+    verified: bool = False  # the last register is the checksum of all before it
 
 
 def plan_reads(tags: Mapping[str, Tag]) -> tuple[_Read, ...]:
@@ -55,17 +58,36 @@ def _read(table: Table, group: list[tuple[str, Tag]]) -> _Read:
     simple, others = [], []
     for name, tag in group:
         if tag.format in ("bool", "uint16"):
-            simple.append((tag.address - start, name, tag.scale))
+            simple.append((tag.address - start, name, tag.scale if tag.format == "uint16" else 1.0))
         else:
             others.append((tag.address - start, name, tag))
     return _Read(table, start, last.address + last.words - start, tuple(simple), tuple(others))
+
+
+def _verified_read(tags: Mapping[str, Tag], checksum_at: int) -> _Read:
+    """One read of all input registers and the checksum behind them."""
+    if checksum_at >= MOST_REGISTERS:
+        raise OtlabError(
+            f"the checksum behind {checksum_at} input registers cannot be verified:"
+            f" one Modbus request reads at most {MOST_REGISTERS}"
+        )
+    read = _read(Table.INPUT, sorted(tags.items(), key=lambda item: item[1].address))
+    return _Read(
+        Table.INPUT,
+        0,
+        checksum_at + 1,
+        tuple((read.address + offset, name, scale) for offset, name, scale in read.places),
+        tuple((read.address + offset, name, tag) for offset, name, tag in read.others),
+        verified=True,
+    )
 
 
 class TagPoller:
     """Polls some tags of one PLC.
 
     ``verify``, the seam of a communication-integrity control, asks the PLC for the checksum it publishes behind its
-    input registers as well and takes the answer only if they agree.
+    input registers as well and takes the answer only if they agree; ``mismatches`` counts those that did not.
+    Raises OtlabError if one request cannot carry the checksum and everything before it.
     """
 
     def __init__(
@@ -81,6 +103,10 @@ class TagPoller:
         self.reads = plan_reads(tags)
         self.checksum_at = checksum_at
         self.verify = verify and checksum_at is not None
+        inputs = {name: tag for name, tag in tags.items() if Table(tag.table) is Table.INPUT}
+        if verify and checksum_at is not None and inputs:
+            others = (read for read in self.reads if read.table is not Table.INPUT)
+            self.reads = (_verified_read(inputs, checksum_at), *others)
         self.mismatches = 0
 
     async def poll(self) -> dict[str, float] | None:
@@ -90,19 +116,12 @@ class TagPoller:
         """
         values: dict[str, float] = {}
         for read in self.reads:
-            count = read.count
-            verify = self.verify and self.checksum_at is not None and read.table is Table.INPUT
-            address = read.address
-            if verify and self.checksum_at is not None:
-                address, count = 0, self.checksum_at + 1
-            answer = await self.client.read(read.table, address, count)
+            answer = await self.client.read(read.table, read.address, read.count)
             if isinstance(answer, Refusal):
                 return None
-            if verify:
-                if checksum(answer[:-1]) != answer[-1]:
-                    self.mismatches += 1
-                    return None
-                answer = answer[read.address :]
+            if read.verified and checksum(answer[:-1]) != answer[-1]:
+                self.mismatches += 1
+                return None
             for offset, name, scale in read.places:
                 values[name] = answer[offset] * scale
             for offset, name, tag in read.others:

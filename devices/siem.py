@@ -7,6 +7,7 @@ come within a window.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -33,10 +34,13 @@ RULES = (
     Rule("logic changed", "program.loaded", 1, 0, 4, "peer"),
     Rule("logic change refused", "program.refused", 1, 0, 3, "peer"),
     Rule("controller mode changed", "mode.request", 1, 0, 3, "peer"),
+    Rule("controller mode change refused", "mode.refused", 1, 0, 3, "peer"),
     Rule("controller fault", "plc.fault", 1, 0, 4, "fault"),
     Rule("peer data lost", "peer.bad", 1, 0, 3, "peer"),
     Rule("account locked", "login.locked", 1, 0, 3, "user"),
+    Rule("essential account not locked", "login.spared", 1, 0, 3, "user"),
     Rule("repeated failed log-ins", "login.failed", 4, 300, 3, "peer"),
+    Rule("refused connections", "connection.refused", 3, 60, 3, "peer"),
     Rule("refused commands", "access.denied", 3, 60, 3, "peer"),
     Rule("refused values", "value.refused", 1, 0, 3, "peer"),
     Rule("refused OPC UA write", "write.denied", 1, 0, 2, "user"),
@@ -60,12 +64,16 @@ class SecurityAlert:
 
 @dataclass(slots=True)
 class Siem:
-    """A collector on ``host``; ``on_alert`` is called once per alert, and again for the same only after ``quiet``."""
+    """A collector on UDP ``port`` of ``host``.
+
+    ``on_alert`` is called once per alert, and again for the same rule, source and subject only after ``quiet`` s.
+    """
 
     host: Host
     name: str
     quiet: float = 300.0
     rules: tuple[Rule, ...] = RULES
+    port: int = PORT
     on_alert: list[Callable[[SecurityAlert], None]] = field(default_factory=list)
     messages: int = 0
     unparsed: int = 0
@@ -87,7 +95,7 @@ class Siem:
             def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
                 siem.take(data)
 
-        await self.host.network.loop.create_datagram_endpoint(Collector, local_addr=("0.0.0.0", PORT))
+        await self.host.network.loop.create_datagram_endpoint(Collector, local_addr=("0.0.0.0", self.port))
 
     def take(self, raw: bytes) -> None:
         """Judge one datagram."""
@@ -106,13 +114,11 @@ class Siem:
         name = message.data.get("rule", rule.name) if rule.kind == "ids.alert" else rule.name
         key = (name, message.source, subject)
         if rule.count > 1:
-            times = self._recent.setdefault(key, deque())
+            times = self._recent.setdefault(key, deque(maxlen=rule.count))
             times.append(now)
-            while times and now - times[0] > rule.window:
-                times.popleft()
-            if len(times) < rule.count:
+            if len(times) < rule.count or now - times[0] > rule.window:
                 return
-        if now - self._last.get(key, -self.quiet) < self.quiet:
+        if now - self._last.get(key, -math.inf) < self.quiet:
             return
         self._last[key] = now
         alert = SecurityAlert(now, name, rule.severity, message.source, subject)

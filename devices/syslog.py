@@ -1,4 +1,8 @@
-"""Syslog over UDP as RFC 5424 and RFC 5426 have it: how devices tell a SIEM what happened to them."""
+"""Syslog over UDP as RFC 5424 and RFC 5426 have it: how devices tell a SIEM what happened to them.
+
+Structure is bytes and only values are text, as the RFC has it: what follows the structured data is nobody's business
+here and may be in any encoding.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,7 @@ SEVERITY = {
     "connection.refused": 4,
     "login.failed": 4,
     "login.locked": 3,
+    "login.spared": 3,
     "mode.request": 5,
     "mode.refused": 4,
     "modbus.malformed": 4,
@@ -34,8 +39,23 @@ INFORMATIONAL = 6
 #: our own enterprise id in structured data is the documentation one of RFC 5612
 SD_ID = "otlab@32473"
 
-_LINE = re.compile(r"<(\d{1,3})>1 (\S+) (\S+) (\S+) (\S+) (\S+) (-|\[.*?(?<!\\)\])(?: (.*))?", re.DOTALL)
-_PARAM = re.compile(r'([^\s="\]]+)="((?:\\.|[^"\\\]])*)"')
+# RFC 5424, 6: each pattern is the rule of that name there. A value's "]" and quotes are escaped; a backslash before
+# anything else is only a backslash (6.3.3).
+_SD_NAME = rb"[!#-<>-\\^-~]{1,32}"
+_PARAM_VALUE = rb'(?:[^"\\\]]|\\.)*'
+_SD_PARAM = rb" (" + _SD_NAME + rb')="(' + _PARAM_VALUE + rb')"'
+_SD_ELEMENT = rb"\[" + _SD_NAME + rb"(?: " + _SD_NAME + rb'="' + _PARAM_VALUE + rb'")*\]'
+_TIMESTAMP = (
+    rb"\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])"
+    rb"T(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,6})?(?:Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)"
+)
+_MESSAGE = re.compile(
+    rb"<(0|[1-9]\d{0,2})>1 (-|" + _TIMESTAMP + rb") ([!-~]{1,255}) [!-~]{1,48} [!-~]{1,128} ([!-~]{1,32})"
+    rb" (-|(?:" + _SD_ELEMENT + rb")+)(?: .*)?",
+    re.DOTALL,
+)
+_PARAMS = re.compile(_SD_PARAM, re.DOTALL)
+_ESCAPED = re.compile(r'\\(["\\\]])')
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +70,33 @@ class Message:
 
 
 def encode(source: str, kind: str, data: dict[str, Any], timestamp: datetime) -> bytes:
-    """One RFC 5424 message."""
+    """One RFC 5424 message; a value of None is left out.
+
+    ``source``, ``kind`` and the names in ``data`` are of this project and fit the RFC as they are (ASCII without
+    spaces, a kind and a name of at most 32 characters); values may be any text. ``timestamp`` is aware.
+    """
     priority = FACILITY + SEVERITY.get(kind, INFORMATIONAL)
     params = "".join(f' {name}="{_escape(str(value))}"' for name, value in data.items() if value is not None)
     stamp = timestamp.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return f"<{priority}>1 {stamp} {source} otlab - {kind} [{SD_ID}{params}]".encode()
+    text = f"<{priority}>1 {stamp} {source} otlab - {kind} [{SD_ID}{params}]"
+    return text.encode("utf-8", "replace")
 
 
 def decode(raw: bytes) -> Message | None:
     """Parse a message; None for anything that is not RFC 5424."""
-    found = _LINE.fullmatch(raw.decode("utf-8", "replace"))
+    found = _MESSAGE.fullmatch(raw)
     if found is None or int(found[1]) > 191:
         return None
-    data = {name: re.sub(r"\\(.)", r"\1", value) for name, value in _PARAM.findall(found[7])}
-    return Message(int(found[1]) % 8, found[2], found[3], found[6], data)
+    try:
+        data = {
+            name.decode("ascii"): _ESCAPED.sub(r"\1", value.decode())
+            for name, value in _PARAMS.findall(found[5])
+        }
+    except UnicodeDecodeError:
+        return None
+    header = (found[2], found[3], found[4])
+    timestamp, source, kind = (field.decode("ascii") for field in header)
+    return Message(int(found[1]) % 8, timestamp, source, kind, data)
 
 
 def _escape(text: str) -> str:
@@ -71,10 +104,10 @@ def _escape(text: str) -> str:
 
 
 class SyslogSender:
-    """An audit sink that sends each event from ``host`` to a collector; UDP, so a lost one is lost."""
+    """An audit sink that sends each event from ``host`` to UDP ``port`` of a collector; a lost one is lost."""
 
-    def __init__(self, host: Host, collector: str, epoch: datetime) -> None:
-        self.host, self.collector, self.epoch = host, collector, epoch
+    def __init__(self, host: Host, collector: str, epoch: datetime, port: int = PORT) -> None:
+        self.host, self.collector, self.epoch, self.port = host, collector, epoch, port
         self._transport: asyncio.DatagramTransport | None = None
         self._early: list[bytes] = []
 
@@ -85,7 +118,7 @@ class SyslogSender:
     async def _open(self) -> None:
         loop = self.host.network.loop
         transport, _ = await loop.create_datagram_endpoint(
-            asyncio.DatagramProtocol, remote_addr=(self.collector, PORT)
+            asyncio.DatagramProtocol, remote_addr=(self.collector, self.port)
         )
         assert isinstance(transport, asyncio.DatagramTransport)
         self._transport = transport

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from testbed.errors import UnknownNameError
 from testbed.plant import PlantModel, Sensor
 
 TRIP = "TRIP_"
@@ -29,14 +30,18 @@ class Wiring:
         return (*self._wanted, *(TRIP + name for name in self._wanted))
 
     def command(self, name: str, value: float) -> None:
-        """Drive an actuator or a trip relay."""
+        """Drive an actuator or a trip relay (from a half up it is on); UnknownNameError for what is not there."""
         if not name.startswith(TRIP):
+            if name not in self._wanted:
+                raise UnknownNameError("plant command", name, self._wanted)
             self._wanted[name] = value
             if name not in self._tripped:
                 self._plant.command(name, value)
             return
         target = name[len(TRIP) :]
-        on = value > 0.5
+        if target not in self._wanted:
+            raise UnknownNameError("trip relay of", target, self._wanted)
+        on = value >= 0.5
         if on is (target in self._tripped):
             return
         if on:

@@ -16,13 +16,14 @@ CHUNK = 100
 
 
 class EngineeringError(OtlabError):
-    """The PLC refused an engineering action."""
+    """The PLC refused an engineering action, or answered it with what cannot be."""
 
 
 class Workstation:
     """Engineering software on ``host``; ``connect`` makes a Modbus client to a PLC by name.
 
-    ``sign``, a seam, makes the signature that goes with a download; by default there is none.
+    ``sign``, a seam, makes the signature that goes with a download; by default there is none. Every action raises
+    EngineeringError if the PLC refuses to be read, and TimeoutError or ConnectionError as the client does.
     """
 
     def __init__(self, host: Host, name: str, connect: Callable[[str], ModbusClient]) -> None:
@@ -52,7 +53,11 @@ class Workstation:
 
 async def read_mode(client: ModbusClient) -> Mode:
     """Read the mode register."""
-    return Mode(_known(await client.read(Table.INPUT, SYSTEM, 1))[0])
+    value = _known(await client.read(Table.INPUT, SYSTEM, 1))[0]
+    try:
+        return Mode(value)
+    except ValueError:
+        raise EngineeringError(f"the PLC reports a mode that does not exist: {value}") from None
 
 
 async def change_mode(client: ModbusClient, mode: Mode) -> bool:

@@ -299,7 +299,11 @@ class World:
 
     def start(self) -> None:
         """Start the plant and every device; controls have been applied by now."""
-        readers: list[Plc | Hmi | Gateway] = [*self.plcs.values(), *self.hmis.values(), *self.gateways.values()]
+        readers: list[Plc | Hmi | Gateway] = [
+            *self.plcs.values(),
+            *self.hmis.values(),
+            *self.gateways.values(),
+        ]
         for reader in readers:
             reader.verify_checksums = self.seams.verify_checksums
         self.loop.wake(0.0, self._advance, 1)
@@ -324,6 +328,7 @@ class World:
 
     def close(self) -> None:
         """End every program and free the loop."""
+
         self.loop.close()
 
 

@@ -104,7 +104,7 @@ def detection_times(rows: Sequence[Row]) -> Figure:
     groups = {name: runs for name, runs in by_cell(rows).items() if any(row.attacked for row in runs)}
     panels = _panels(groups)
     looks = _looks(rows)
-    horizon = max((detection_curve(runs).horizon for runs in groups.values()), default=0.0)
+    horizon = max((row.observed for row in rows if row.attacked), default=0.0)
     with _style():
         heights = [0.5 + 0.25 * profiles for profiles in _tallest(panels)]
         figure, axes = _grid(panels, 0.55 + sum(heights), heights)
@@ -125,7 +125,7 @@ def detection_curves(rows: Sequence[Row]) -> Figure:
     groups = {name: runs for name, runs in by_cell(rows).items() if any(row.attacked for row in runs)}
     panels = _panels(groups)
     looks = _looks(rows)
-    horizon = max((detection_curve(runs).horizon for runs in groups.values()), default=0.0)
+    horizon = max((row.observed for row in rows if row.attacked), default=0.0)
     with _style():
         lines = math.ceil(len(panels) / 2)
         figure, axes = _grid(panels, 0.75 + 2.0 * max(lines, 1))
@@ -623,14 +623,16 @@ def _curve_line(ax: Axes, runs: Sequence[Row], look: _Look, horizon: float) -> f
 
 def _end_labels(ax: Axes, ends: Sequence[float], profiles: Sequence[str], looks: Mapping[str, _Look]) -> None:
     """Name each curve at its right end instead of in a legend, moved apart where ends coincide."""
+    from matplotlib.transforms import offset_copy
+
     order = sorted(range(len(ends)), key=lambda i: (ends[i], i))
     spread = _spread([min((ends[i] + 4) / 108, 0.96) for i in order], 0.085, top=0.96)  # below the title
     for place, i in zip(spread, order, strict=True):
         look = looks[profiles[i]]
         ax.plot(
-            1.035,
+            1.0,
             place,
-            transform=ax.transAxes,
+            transform=offset_copy(ax.transAxes, ax.get_figure(root=True), x=7, units="points"),
             marker=look.marker,
             markersize=4.5,
             color=look.color,
@@ -638,8 +640,10 @@ def _end_labels(ax: Axes, ends: Sequence[float], profiles: Sequence[str], looks:
         )
         ax.annotate(
             _short(profiles[i], 22),
-            (1.065, place),
+            (1.0, place),
+            xytext=(13, 0),
             xycoords="axes fraction",
+            textcoords="offset points",
             va="center",
             fontsize=7,
             annotation_clip=False,

@@ -35,13 +35,19 @@ NOTHING: Final = "–"
 
 
 def number(value: float | None) -> str:
-    """Return three significant digits without an exponent; a dash for nothing."""
+    """Return three significant digits, at most three of them decimals, no exponent; a dash for nothing."""
     if value is None:
         return NOTHING
-    text = f"{value:.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
-    if "e" in text or text == "-0":  # below 0.0001: no quantity of a run is told apart there
-        return "0"
-    return text.replace("-", "−")
+    if 1e-6 < value < 0.0005:  # an alert within a millisecond is not one at once; below is rounding
+        return "<0.001"
+    digits = (
+        f"{value:.0f}"
+        if abs(value) >= 999.5
+        else f"{value:.3g}"
+        if abs(value) >= 1
+        else f"{round(value, 3):g}"
+    )
+    return "0" if digits == "-0" else digits.replace("-", "−")
 
 
 def percent(share: float | None) -> str:
@@ -83,12 +89,13 @@ def survival(estimate: Estimate, horizon: float, population: int) -> str:
     return f">{number(horizon)} s" if estimate.value is None else f"{number(estimate.value)} s"
 
 
-def survival_interval(estimate: Estimate, horizon: float) -> str:
-    """Return the interval of a median time, open above where it was not reached."""
+def survival_interval(estimate: Estimate) -> str:
+    """Return the interval of a median time; one that the runs do not bound above is open."""
     if estimate.low is None:
         return ""
-    high = f">{number(horizon)}" if estimate.high is None else number(estimate.high)
-    return f"{number(estimate.low)} to {high}"
+    if estimate.high is None:
+        return f"{number(estimate.low)} or more"
+    return f"{number(estimate.low)} to {number(estimate.high)}"
 
 
 def p_value(p: float | None) -> str:
@@ -119,7 +126,7 @@ def table(cells: Sequence[Cell], width: int = 120) -> Table:
         if previous is not None and name != previous:
             grid.add_section()
         # Long names break at their hyphens, where a bare fold would cut a word.
-        shown = "\n".join(textwrap.wrap(name, 26 if wide else 18))
+        shown = "\n".join(textwrap.wrap(name, 24 if wide else 18))
         texts = [shown if name != previous else "", cell.profile, *_summary(cell, wide)]
         grid.add_row(*(Text(text) for text in texts))  # Text: a name in brackets is not markup
         previous = name
@@ -145,7 +152,9 @@ _COLUMNS: Final = {
 def _summary(cell: Cell, wide: bool) -> list[str]:
     detected = f"{cell.detected}/{cell.attacked}" if cell.attacked else NOTHING
     median = survival(cell.detection_time, cell.horizon, cell.attacked).removesuffix(" s")
-    span = survival_interval(cell.detection_time, cell.horizon).replace(" to ", "–")
+    span = survival_interval(cell.detection_time).replace(" to ", "–")
+    if span.endswith(" or more"):
+        span = "≥" + span.removesuffix(" or more").replace("<0.001", "0")
     shares = [percent(cell.availability[name].value) for name in FUNCTIONS]
     unsafe = number(cell.unsafe_seconds.value)
     if not wide:

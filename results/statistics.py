@@ -22,9 +22,7 @@ from results.rows import FUNCTIONS, NO_ATTACK, Row
 from testbed.errors import RunError
 
 CONFIDENCE: Final = 0.95
-RESAMPLES: Final = (
-    9_999  # Monte-Carlo error of a 2.5 % tail below 0.2 % (Davison & Hinkley 1997, section 2.5)
-)
+RESAMPLES: Final = 9_999  # Monte-Carlo error of a 2.5 % tail: sqrt(0.025 * 0.975 / 9999), below 0.2 %
 DAY: Final = 86_400.0  # s
 _TIE: Final = 1e-9  # a product of quotients reaches 0.5 only to within rounding
 
@@ -487,7 +485,7 @@ def _z(confidence: float) -> float:
 
 
 def _expanded(confidence: float, n: int) -> float:
-    """Return the nominal level at which a bootstrap interval is as wide as Student's (Hesterberg 2015, 5.3).
+    """Return the nominal level at which a bootstrap interval is as wide as Student's (Hesterberg 2015).
 
     A bootstrap takes the n-divisor spread for the true one and a normal quantile for Student's, which makes plain
     intervals of ten values cover about 90 %.

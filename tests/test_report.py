@@ -125,7 +125,11 @@ def page(rows: list[Row]) -> str:
         (0.0, "0"),
         (-0.0, "0"),
         (1e-9, "0"),
+        (0.0002, "<0.001"),
+        (0.01234, "0.012"),
         (0.35, "0.35"),
+        (0.9996, "1"),
+        (-0.0001, "0"),
         (12.3456, "12.3"),
         (999.7, "1000"),
         (123456.7, "123457"),
@@ -154,9 +158,9 @@ def test_only_all_is_told_as_100_percent_and_only_none_as_0(share: float | None,
 
 def test_a_median_beyond_observation_is_told_as_longer_than_it() -> None:
     assert report.survival(Estimate(None, 735.0, None), 1740.0, 8) == ">1740 s"
-    assert report.survival_interval(Estimate(None, 735.0, None), 1740.0) == "735 to >1740"
+    assert report.survival_interval(Estimate(None, 735.0, None)) == "735 or more"
     assert report.survival(Estimate(12.34, 5.0, 80.0), 1740.0, 8) == "12.3 s"
-    assert report.survival_interval(Estimate(12.34, 5.0, 80.0), 1740.0) == "5 to 80"
+    assert report.survival_interval(Estimate(12.34, 5.0, 80.0)) == "5 to 80"
     assert report.survival(Estimate(), 0.0, 0) == "–"
 
 
