@@ -1591,7 +1591,8 @@ class _Server(Server):
         await self._setup_server_nodes()
         offers: list[Any] = [_Offer(policy, self.iserver.plant) for policy in self._policies]
         await self.iserver.start()
-        self.bserver = _Listener(self.iserver, "0.0.0.0", self.iserver.plant.port, self.limits)
+        plant = self.iserver.plant
+        self.bserver = _Listener(self.iserver, plant.host.address, plant.port, self.limits)
         self.bserver.set_policies(offers)
         try:
             await self.bserver.start()
@@ -2070,6 +2071,20 @@ _TYPES: Final[Mapping[VariantType, Callable[[Any], Any]]] = {
 
 Told = Callable[[str, float, bool, float], None]
 
+#: What asyncua's client raises when bytes are not what they should be, besides status codes.
+_GARBAGE: Final = (
+    ua.UaError,
+    cast(Any, uacrypto).InvalidSignature,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    RecursionError,
+    struct.error,
+)
+
 _AS_PUBLISHED: Final = uatypes.Double(-1)  # [P4] 7.21: the sampling interval is the publishing interval
 
 
@@ -2109,9 +2124,7 @@ class _Channel(ua_client.UaClient):
 class _Feed(Subscription):
     """A subscription whose publications go straight to a callback; asyncua would start a task for each value."""
 
-    def __init__(
-        self, session: Any, period: float, keep_alive: int, take: Callable[[Any], None], seam: _Seam
-    ) -> None:
+    def __init__(self, session: Any, period: float, keep_alive: int, take: Callable[[Any], None]) -> None:
         params = ua.CreateSubscriptionParameters()
         params.RequestedPublishingInterval = period * 1000
         params.RequestedMaxKeepAliveCount = keep_alive
@@ -2122,16 +2135,14 @@ class _Feed(Subscription):
         params.PublishingEnabled = True
         super().__init__(session, params)
         self._take = take
-        self._seam = seam
 
     def publish_callback(self, publish_result: PublishResult) -> Awaitable[None]:  # type: ignore[override]
         self.last_publish_at = _monotonic()
         message = publish_result.NotificationMessage
         if message.NotificationData:
             self.last_sequence_number = message.SequenceNumber
-            with self._seam:
-                for notification in message.NotificationData:
-                    self._take(notification)
+            for notification in message.NotificationData:
+                self._take(notification)
         return _DONE
 
     async def watch(
@@ -2161,6 +2172,15 @@ _ALARM_PATHS: Final = (
     "ActiveState/Id",
     "LimitState/CurrentState",
 )
+#: Those without which an event is no limit alarm.
+_ALARM_FIELDS: Final[Mapping[str, type]] = {
+    "SourceName": str,
+    "Time": datetime,
+    "Message": ua.LocalizedText,
+    "Severity": int,
+    "ActiveState/Id": bool,
+    "LimitState/CurrentState": ua.LocalizedText,
+}
 _LIMIT_OF_STATE: Final = {state: limit for limit, (state, _) in LIMIT_STATES.items()}
 
 
@@ -2250,7 +2270,7 @@ class UaClient:
             await client.connect()
         except ua.UaStatusCodeError as refusal:
             return UaRefusal(ua.StatusCode(refusal.code).name)
-        except ua.UaError as failure:
+        except _GARBAGE as failure:
             if "No matching endpoints" in str(failure):  # asyncua's own words, for want of a code
                 return UaRefusal("BadSecurityModeRejected")
             raise ConnectionError(f"{self.url}: {failure}") from failure
@@ -2317,8 +2337,8 @@ class UaClient:
             return await request
         except ua.UaStatusCodeError as fault:
             raise UaServiceError(ua.StatusCode(fault.code).name) from None
-        except ua.UaError as failure:
-            raise ConnectionError(f"{self.url}: {failure}") from failure
+        except _GARBAGE as failure:
+            raise ConnectionError(f"{self.url}: {failure!r}") from failure
 
     # -- values ------------------------------------------------------------------------------------------------
 
@@ -2372,8 +2392,8 @@ class UaClient:
             status = (await session.write_attributes([node], [data], ua.AttributeIds.Value))[0]
         except ua.UaStatusCodeError as fault:
             return UaRefusal(ua.StatusCode(fault.code).name)
-        except (ua.UaError, IndexError) as failure:
-            raise ConnectionError(f"{self.url}: {failure}") from failure
+        except _GARBAGE as failure:
+            raise ConnectionError(f"{self.url}: {failure!r}") from failure
         return None if status.is_good() else UaRefusal(status.name)
 
     async def history(self, name: str, start: float | None = None, end: float | None = None) -> list[UaValue]:
@@ -2425,9 +2445,7 @@ class UaClient:
     async def _feed(self, period: float, take: Callable[[Any], None]) -> _Feed:
         client = self._require()
         # A keep-alive at least as often as the session needs one, as asyncua's client has it.
-        feed = _Feed(
-            client.uaclient.session, period, client.get_keepalive_count(period * 1000) or 1, take, self._seam
-        )
+        feed = _Feed(client.uaclient.session, period, client.get_keepalive_count(period * 1000) or 1, take)
         await self._ask(feed.init())
         client._subscriptions.append(feed)
         return feed
@@ -2452,7 +2470,8 @@ class UaClient:
                         value, good, moment, _ = self._parts(item.Value)
                         if good:
                             last[name] = value
-                        callback(name, last.get(name, math.nan), good, moment)
+                        with self._seam:
+                            callback(name, last.get(name, math.nan), good, moment)
 
         feed = await self._feed(period, take)
         wanted = None
@@ -2481,7 +2500,8 @@ class UaClient:
                 for event in notification.Events:
                     alarm = self._alarm(event.EventFields)
                     if alarm is not None:
-                        callback(alarm)
+                        with self._seam:
+                            callback(alarm)
 
         feed = await self._feed(period, take)
         await self._ask(
@@ -2497,9 +2517,9 @@ class UaClient:
         if len(fields) != len(_ALARM_PATHS):
             return None
         found = {path: field.Value for path, field in zip(_ALARM_PATHS, fields, strict=True)}
-        state, active = found["LimitState/CurrentState"], found["ActiveState/Id"]
-        if not isinstance(state, ua.LocalizedText) or not isinstance(active, bool):
+        if any(not isinstance(found[path], kind) for path, kind in _ALARM_FIELDS.items()):
             return None  # the start or end of a refresh, or another kind of event
+        state, active = found["LimitState/CurrentState"], found["ActiveState/Id"]
         return UaAlarm(
             source=str(found["SourceName"]),
             limit=_LIMIT_OF_STATE.get(str(state.Text), str(state.Text)),

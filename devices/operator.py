@@ -86,10 +86,9 @@ class Operator:
     async def _log_in(self) -> bool:
         """Type the password, and the code if one is asked for, until it works or the account locks."""
         hmi = self.hmi
+        accounts = hmi.seams.accounts
+        assert accounts is not None  # without accounts nobody is ever logged out
         for _ in range(ATTEMPTS):
-            accounts = hmi.seams.accounts
-            if accounts is None:
-                return hmi.log_in(self.name, "")
             await asyncio.sleep(self._lognormal("login.password"))
             typed = self.password
             if self.stream.random() < self.figures["login.password_failure"]:

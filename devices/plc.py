@@ -481,7 +481,8 @@ class Plc:
             for name in self._driven:
                 if name in self.seams.safe_outputs:
                     tag, value = self.asset.tags[name], self.seams.safe_outputs[name]
-                    self._show(tag, tag.encode(value))
+                    if not tag.writable:  # else its register is a setting, which outlives the stop
+                        self._show(tag, tag.encode(value))
                     if tag.command is not None:
                         self.wiring.command(tag.command, to_si(value, tag.unit))
         self.audit("plc.mode", mode=mode.name.lower())

@@ -43,7 +43,7 @@ RULES = (
     Rule("refused connections", "connection.refused", 3, 60, 3, "peer"),
     Rule("refused commands", "access.denied", 3, 60, 3, "peer"),
     Rule("refused values", "value.refused", 1, 0, 3, "peer"),
-    Rule("refused OPC UA write", "write.denied", 1, 0, 2, "user"),
+    Rule("refused write", "write.denied", 1, 0, 2, "user"),
     Rule("refused sessions", "session.refused", 4, 300, 3, "peer"),
     Rule("malformed Modbus", "modbus.malformed", 3, 60, 3, "peer"),
     Rule("boundary denials", "boundary.denied", 5, 60, 2, "peer"),

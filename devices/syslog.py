@@ -20,7 +20,9 @@ FACILITY = 13 * 8
 #: event kinds that are more than informational; RFC 5424 table 2 (3 error, 4 warning, 5 notice, 6 informational)
 SEVERITY = {
     "access.denied": 4,
+    "boundary.denied": 4,
     "connection.refused": 4,
+    "ids.alert": 4,
     "login.failed": 4,
     "login.locked": 3,
     "login.spared": 3,
@@ -32,6 +34,7 @@ SEVERITY = {
     "plc.mode": 5,
     "program.loaded": 4,
     "program.refused": 3,
+    "session.refused": 4,
     "value.refused": 4,
     "write.denied": 4,
 }

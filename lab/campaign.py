@@ -121,36 +121,30 @@ def perform(
     for _ in range(campaign.runs - len(needed) - sum(1 for one in missing if one.scenario is not None)):
         progress()
     if missing:
-        records = dict(_all(_record, [(one,) for one in needed], workers, progress))
-        bases = {
-            seed: records[(campaign.experiment(SecurityLevels.uniform(0), None, seed),)]
-            for seed in {one.seed for one in needed}
-        }
-        attacked = []
-        for experiment in missing:
-            twin = records[(_twin(experiment),)]
-            base = bases[experiment.seed]
-            if experiment.scenario is None:
-                rows[experiment] = measure(twin, twin, base)
-                store.put(keys[experiment], rows[experiment])
-            else:
-                attacked.append((experiment, twin, base))
-        for arguments, row in _all(_row, attacked, workers, progress):
-            rows[arguments[0]] = row
-            store.put(keys[arguments[0]], row)
+        records: dict[Experiment, RunRecord] = {}
+        quiet = [experiment for experiment in missing if experiment.scenario is None]
+        try:
+            for (twin,), record in _all(_record, [(one,) for one in needed], workers, progress):
+                records[twin] = record
+        finally:  # whatever interrupts: what is measured is kept
+            for experiment in quiet:
+                base = campaign.experiment(SecurityLevels.uniform(0), None, experiment.seed)
+                if experiment in records and base in records:
+                    rows[experiment] = measure(records[experiment], records[experiment], records[base])
+                    store.put(keys[experiment], rows[experiment])
+        attacked = [
+            (
+                experiment,
+                records[experiment.without_attack()],
+                records[campaign.experiment(SecurityLevels.uniform(0), None, experiment.seed)],
+            )
+            for experiment in missing
+            if experiment.scenario is not None
+        ]
+        for (experiment,), row in _all(_row, attacked, workers, progress):
+            rows[experiment] = row
+            store.put(keys[experiment], row)
     return [rows[experiment] for experiment in wanted]
-
-
-def _twin(experiment: Experiment) -> Experiment:
-    return Experiment(
-        experiment.site,
-        experiment.requirements,
-        experiment.profile,
-        None,
-        experiment.seed,
-        experiment.duration,
-        experiment.overrides,
-    )
 
 
 def _all(

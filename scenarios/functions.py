@@ -82,11 +82,13 @@ class FunctionWatch:
     def _control(self) -> Callable[[], bool]:
         control = self.world.site.essential_functions.control
         hmi, clock = self.world.hmis[control.asset], self.world.loop.time
-        operator = self.world.operators.get(control.asset)
+        operator, plc = self.world.operators.get(control.asset), self.world.plcs[control.plc]
         every = hmi.asset.heartbeat.every if hmi.asset.heartbeat is not None else 0.0
 
         def available() -> bool:
             if not hmi.host.up or clock() - hmi.beat_acknowledged > control.deadline + every:
+                return False
+            if plc.mode is not Mode.RUN:  # it acknowledges commands and carries none out
                 return False
             if hmi.who() is not None or operator is None:
                 return True

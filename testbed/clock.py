@@ -156,6 +156,8 @@ class Stack(Protocol):
 
     def resolve(self, name: str) -> str: ...
 
+    def close(self) -> None: ...
+
 
 class SimLoop(asyncio.BaseEventLoop):
     """An asyncio event loop whose time and queue are a ``simpy.Environment``.
@@ -456,7 +458,7 @@ class SimLoop(asyncio.BaseEventLoop):
         return sorted(asyncio.all_tasks(self), key=lambda task: getattr(task, "number", 0))
 
     def close(self) -> None:
-        """Cancel the tasks that still run, let them clean up at this instant, and close.
+        """Cancel the tasks that still run, let them clean up at this instant, end all connections, and close.
 
         asyncio leaves the first two to ``asyncio.Runner``; a world that was driven by ``run_to`` has none. Errors of
         the cleaning up are dropped: the run is over.
@@ -474,6 +476,8 @@ class SimLoop(asyncio.BaseEventLoop):
             self._attended = True
             self._stopping = False
             self._drain()
+        if self.stack is not None:
+            self.stack.close()
         if self._workers is not None:
             self._workers.shutdown(wait=False, cancel_futures=True)
             self._workers = None

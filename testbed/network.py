@@ -538,6 +538,14 @@ class Host(Neighbor):
         if not self._up:
             return
         self._up = False
+        self.unplug()
+        for forgery in list(self._forgeries):
+            self.withdraw(forgery.first, forgery.second)
+        self.network.version += 1
+        self.network.loop.end_life(self.life)
+
+    def unplug(self) -> None:
+        """Forget listeners, connections and datagram endpoints; nobody is told, here or at the other end."""
         for transport in list(self.connections):
             transport._vanish()
         for endpoint in self.datagrams.values():
@@ -545,10 +553,6 @@ class Host(Neighbor):
         self.listeners.clear()
         self.datagrams.clear()
         self.ports.clear()
-        for forgery in list(self._forgeries):
-            self.withdraw(forgery.first, forgery.second)
-        self.network.version += 1
-        self.network.loop.end_life(self.life)
 
     def power_on(self) -> None:
         """Be reachable again, with nothing running."""
@@ -927,6 +931,9 @@ class Transport(asyncio.Transport):
         self._backlog.clear()
         self._waiting.clear()
         self._host.connections.pop(self, None)
+        secure = self._protocol
+        if isinstance(secure, sslproto.SSLProtocol) and secure._app_transport is not None:
+            secure._app_transport._closed = True  # or it would complain that nobody closed it
 
     def _die(self, error: Exception | None, *, tell_peer: bool = False) -> None:
         """End both sides' state at once; the program is told with ``error``, the peer by a reset."""
@@ -1305,10 +1312,9 @@ class Network:
         yield from self.conduits.values()
 
     def close(self) -> None:
-        """End every program of every host, without a word on the wire, and close the loop."""
+        """End every connection without a word on the wire; closing the loop does it too."""
         for host in self.hosts.values():
-            host.power_off()
-        self.loop.close()
+            host.unplug()
 
     # -- building ----------------------------------------------------------------------------------------------
 

@@ -15,7 +15,6 @@ import pytest
 from controls.catalogue import SecurityLevels
 from lab.campaign import Campaign, perform
 from results.store import RowStore
-from testbed.errors import RunError
 
 ROOT = Path(__file__).parent.parent
 QUICK = """
@@ -66,7 +65,7 @@ def test_list_names_sites_scenarios_and_what_acts(tmp_path: Path) -> None:
 def test_controls_tells_the_whole_catalogue_and_what_a_level_needs(tmp_path: Path) -> None:
     assert len(otlab("controls", cwd=tmp_path).stdout.splitlines()) == 100
     lines = otlab("controls", "--sl", "TRE=2", cwd=tmp_path).stdout.splitlines()
-    assert [line.split("  ")[0].strip() for line in lines] == ["SR 6.1       TRE", "SR 6.2       TRE"]
+    assert [line.split("  ")[0].strip() for line in lines] == ["SR 6.1", "SR 6.2"]
 
 
 def test_figures_can_be_looked_up_and_changed(tmp_path: Path) -> None:
@@ -80,7 +79,8 @@ def test_figures_can_be_looked_up_and_changed(tmp_path: Path) -> None:
 def test_run_tells_and_keeps_what_happened(tmp_path: Path) -> None:
     (tmp_path / "quick.yaml").write_text(QUICK, encoding="utf-8")
     done = otlab(
-        "run", "--scenario", "quick.yaml", "--duration", "90", "--trace", "out/t.jsonl", "--timeline", "out/t.svg", cwd=tmp_path
+        "run", "--scenario", "quick.yaml", "--duration", "90",
+        "--trace", "out/t.jsonl", "--timeline", "out/t.svg", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "attack.step rogue1 T0855 done" in done.stdout
@@ -146,7 +146,10 @@ def test_logic_that_does_not_compile_is_told_with_file_line_and_column(tmp_path:
 def test_a_full_disk_is_told_and_leaves_no_half_report(tmp_path: Path) -> None:
     done = otlab("run", "--duration", "60", "--pcap", "a.pcapng", cwd=tmp_path, limit=4096)
     one_sentence(done, "a.pcapng", "File too large")
-    done = otlab("compare", "--scenario", "plc-flood", "--level", "0", "--seeds", "1", "--duration", "620", "--workers", "1", cwd=tmp_path, limit=512)  # fmt: skip
+    done = otlab(
+        "compare", "--scenario", "plc-flood", "--level", "0", "--seeds", "1", "--duration", "620",
+        "--workers", "1", cwd=tmp_path, limit=512,
+    )  # fmt: skip
     one_sentence(done, "could not write")
     assert not list(tmp_path.rglob("report.html"))
     assert not list(tmp_path.rglob("*.part"))
@@ -195,21 +198,45 @@ def test_workers_and_one_process_give_the_same_rows(tmp_path: Path) -> None:
     assert perform(plan, RowStore(tmp_path / "two"), 2) == alone
 
 
+KILLED = """
+import os, signal
+from pathlib import Path
+from controls.catalogue import SecurityLevels
+from lab.campaign import Campaign, perform
+from results.store import RowStore
+from testbed.errors import RunError
+
+plan = Campaign("water", ("quick.yaml",), (SecurityLevels.uniform(0),), (1, 2, 3), 90.0)
+killed = []
+
+def kill_the_workers():
+    if not killed:
+        children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+        killed.extend(pid for pid in children if b"popen_loky" in Path(f"/proc/{pid}/cmdline").read_bytes())
+        for pid in killed:
+            os.kill(int(pid), signal.SIGKILL)
+
+try:
+    perform(plan, RowStore("rows"), 2, kill_the_workers)
+except RunError as error:
+    print(len(killed), error)
+print(len(perform(plan, RowStore("rows"), 2)))
+"""
+
+
 def test_a_killed_worker_is_told_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    # In a process of its own: what the killed workers leave behind is this process's to clean up.
     (tmp_path / "quick.yaml").write_text(QUICK, encoding="utf-8")
-    plan = campaign(str(tmp_path / "quick.yaml"), seeds=3)
-    store = RowStore(tmp_path / "rows")
-    killed = False
-
-    def kill_a_worker() -> None:
-        nonlocal killed
-        if not killed:
-            killed = True
-            from loky import get_reusable_executor
-
-            for pid in get_reusable_executor()._processes:
-                os.kill(pid, signal.SIGKILL)
-
-    with pytest.raises(RunError, match="worker process died"):
-        perform(plan, store, 2, kill_a_worker)
-    assert len(perform(plan, store, 2)) == 6
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told, rows = done.stdout.splitlines()
+    assert "a worker process died" in told
+    assert rows == "6"

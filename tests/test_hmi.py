@@ -313,13 +313,13 @@ def test_view_needs_no_session(world: SmallWorld) -> None:
 
 def test_a_session_locks_when_nobody_touches_it_and_logging_in_unlocks_it(world: SmallWorld) -> None:
     hmi, _ = with_accounts(world)
-    hmi.seams.lock_after = 900.0
+    hmi.seams.lock_after = 90.0
     assert hmi.log_in("anna", "sesame")
     for _ in range(3):
-        world.run(800)
+        world.run(80)
         hmi.touch()
     assert hmi.who() == User("anna", "operator")
-    world.run(901)
+    world.run(91)
     assert hmi.who() is None
     assert world.last("session.locked") == {"user": "anna"}
     hmi.touch()  # too late
@@ -332,10 +332,10 @@ def test_a_session_locks_when_nobody_touches_it_and_logging_in_unlocks_it(world:
 
 def test_a_write_keeps_the_session_open(world: SmallWorld) -> None:
     hmi, _ = with_accounts(world)
-    hmi.seams.lock_after = 900.0
+    hmi.seams.lock_after = 90.0
     assert hmi.log_in("anna", "sesame")
     for _ in range(3):
-        world.run(800)
+        world.run(80)
         assert world.ask(hmi.write("H_SP", 650.0), by="hmi1") is None
 
 

@@ -1383,7 +1383,7 @@ def survives(world: World, stream: list[bytes]) -> None:
 
 
 FUZZ = settings(
-    max_examples=int(os.environ.get("FUZZN","60")),
+    max_examples=60,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -1420,6 +1420,60 @@ def test_a_session_with_one_wrong_byte_does_not_disturb_the_server(
     world = World().start()
     world.server.update("LIT101", 900.0)
     survives(world, [*stream, bytes(last[: len(last) - cut])])
+    OPEN_WORLDS.remove(world)
+    world.loop.close()
+    swallowed.clear()
+
+
+def test_a_session_without_security_can_be_replayed(session: list[bytes]) -> None:
+    """What makes the test above reach every service; and what makes signing worth having."""
+    world = World().start()
+    world.server.update("LIT101", 900.0)
+    survives(world, session)
+    assert world.writes == [("LIT101_SP", 700.0)]
+    assert {data["user"] for kind, data in world.events if kind.startswith("session")} == {
+        "operator",
+        "anonymous",
+    }
+
+
+@FUZZ
+@given(which=st.integers(0, 30), place=st.floats(0, 1), byte=st.integers(0, 255))
+def test_tampered_answers_cost_a_client_its_connection_at_most(
+    swallowed: list[BaseException], which: int, place: float, byte: int
+) -> None:
+    """ATT&CK T0830, with somebody who changes a byte of one answer."""
+    world = World().start()
+    world.server.update("LIT101", 900.0)
+    number = 0
+
+    def tamper(packet: Packet) -> bytes:
+        nonlocal number
+        data = bytearray(packet.payload)
+        if packet.source == "10.0.0.2" and data:
+            if number == which:
+                data[int(place * (len(data) - 1))] = byte
+            number += 1
+        return bytes(data)
+
+    assert world.far.interpose("10.0.0.2", "10.0.0.3", tamper)
+
+    async def work() -> None:
+        client = world.client(timeout=1.0)
+        try:
+            if await client.connect() is None:
+                await client.subscribe(["LIT101", "P101"], 0.5, lambda *_: None)
+                await client.subscribe_alarms(lambda _: None)
+                await client.browse()
+                await client.read_many(["LIT101", "i=2256"])
+                await client.write("LIT101_SP", 700.0)
+                await client.history("LIT101")
+                await asyncio.sleep(3.0)
+        except (ConnectionError, TimeoutError):
+            pass
+        await client.disconnect()
+
+    world.run(work())
     OPEN_WORLDS.remove(world)
     world.loop.close()
     swallowed.clear()

@@ -197,6 +197,32 @@ def test_a_mode_that_does_not_exist_is_an_illegal_value(world: SmallWorld) -> No
 
 
 @pytest.mark.parametrize(
+    "pdu",
+    [
+        struct.pack(">BHHH", 22, MODE, 0x0000, 0x0000),
+        struct.pack(">BHHHHBH", 23, MODE, 1, MODE, 1, 2, 0),
+        struct.pack(">BHHBH", 16, MODE, 1, 2, 0),
+    ],
+    ids=["mask write", "read and write", "write of several"],
+)
+def test_every_function_that_writes_the_mode_changes_it(world: SmallWorld, pdu: bytes) -> None:
+    plc = world.plc()
+    plc.start()
+
+    async def send() -> bytes:
+        reader, writer = await asyncio.open_connection("10.0.1.11", 502)
+        writer.write(struct.pack(">HHHB", 1, 0, len(pdu) + 1, 1) + pdu)
+        answer = await reader.read(300)
+        writer.close()
+        return answer
+
+    assert world.ask(send())[7] == pdu[0]
+    assert plc.mode is Mode.PROGRAM
+    plc.seams.key_switch = "program"
+    assert world.ask(send())[7:9] == bytes((pdu[0] | 0x80, ILLEGAL_FUNCTION))
+
+
+@pytest.mark.parametrize(
     ("safe", "expected"),
     [(None, (1.0, 1.0)), ({"INLET": 0.0, "OUTLET": 0.0}, (0.0, 0.0)), ({"INLET": 0.0}, (0.0, 1.0))],
     ids=["hold", "all safe", "one safe"],
@@ -733,6 +759,20 @@ def test_an_output_that_the_wire_may_write_drives_the_plant(world: SmallWorld) -
     assert plc.value("VALVE") == 40.0
 
 
+def test_where_outputs_go_when_the_logic_stops_is_no_setting(world: SmallWorld) -> None:
+    plc = odd_plc(world)
+    plc.seams.safe_outputs = {"VALVE": 0.0}
+    plc.start()
+    client = world.client()
+    world.ask(client.write(Table.HOLDING, 3, [40]))
+    world.run(1)
+    world.ask(client.write(Table.HOLDING, MODE, [0]))
+    assert world.tank.commands["INLET"] == 0.0
+    world.ask(client.write(Table.HOLDING, MODE, [1]))
+    world.run(1)
+    assert world.tank.commands["INLET"] == pytest.approx(0.4)
+
+
 def test_a_number_from_the_wire_that_its_variable_cannot_hold_changes_nothing(world: SmallWorld) -> None:
     asset = controller(tags={**TAGS, "L_SP": {**TAGS["L_SP"], "format": "float32", "address": 10}})
     plc = world.plc(asset=asset, logic=LOGIC.replace("L_SP, H_SP : REAL;", "L_SP : INT; H_SP : REAL;"))
@@ -762,6 +802,11 @@ def test_a_program_without_a_variable_for_a_wired_tag_is_found_out(world: SmallW
     lacking = LOGIC.replace("LEVEL", "HEIGHT").replace("INLET, OUTLET : BOOL;", "INLET : TON; OUTLET : BOOL;")
     lacking = lacking[: lacking.index("OUTLET := TRUE;")] + "END_PROGRAM"
     assert plc.unbound(compile_program(lacking)) == ["INLET", "LEVEL"]
+    other = world.plc("plc2", controller("10.0.1.12"), lacking)
+    other.start()
+    world.run(1)
+    assert other.mode is Mode.RUN  # and does what it can
+    assert other.value("LEVEL") == 0.0
 
 
 def test_the_programs_spelling_of_a_tag_is_free(world: SmallWorld) -> None:

@@ -41,7 +41,7 @@ def short_scenario(folder: Path, name: str) -> Path:
     text = (ROOT / "scenarios" / "library" / f"{name}.yaml").read_text(encoding="utf-8")
     path = folder / f"{name}.yaml"
     path.write_text(
-        text.replace("start: 600", "start: 60").replace("lasting: 2400", "lasting: 60"), encoding="utf-8"
+        text.replace("start: 600", "start: 60").replace("lasting: 1800", "lasting: 60"), encoding="utf-8"
     )
     return path
 
@@ -55,7 +55,8 @@ def test_the_same_seed_gives_the_same_trace_in_any_process(level: int, tmp_path:
     for number in ("1", "2"):
         done = otlab(
             "run", "--sl", str(level), "--scenario", str(scenario), "--duration", "150",
-            "--trace", str(tmp_path / f"{number}.jsonl"), "--pcap", str(tmp_path / f"{number}.pcapng"), hash_seed=number,
+            "--trace", str(tmp_path / f"{number}.jsonl"), "--pcap", str(tmp_path / f"{number}.pcapng"),
+            hash_seed=number,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "1.jsonl").read_bytes() == (tmp_path / "2.jsonl").read_bytes()
