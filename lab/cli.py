@@ -13,7 +13,7 @@ import click
 
 from testbed.errors import OtlabError
 
-#: How long a run is unless told otherwise: ten quiet minutes, then thirty for the attack to show. Below six runs of a
+#: How long a run is unless told otherwise: five quiet minutes, then thirty-five for the attack to show. Below six runs of a
 #: cell the median detection time has no upper end of its interval.
 DURATION = 2400.0
 SEEDS = 6

@@ -14,7 +14,6 @@ from statistics import median
 from results.rows import NO_ATTACK, Row
 from scenarios.experiment import RunRecord
 from scenarios.functions import PERIOD
-from scenarios.model import load_scenario
 
 #: Alerts and trips of attack and twin within so many seconds of each other are the same event.
 SAME = 60.0

@@ -94,7 +94,7 @@ class Scenario(Document):
     name: Name
     title: str
     summary: str
-    start: Seconds = 600.0
+    start: Seconds = 300.0
     attacker: Attacker
     steps: Annotated[tuple[Step, ...], Field(min_length=1)]
 

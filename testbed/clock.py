@@ -47,6 +47,8 @@ LAST = 9
 MOST_CALLBACKS_PER_INSTANT = 1_000_000
 #: Canceled timers are swept out of the queue once there are this many and they are half of it.
 SWEEP_FROM = 1_000
+#: Rounds of ready callbacks that canceled tasks get for cleaning up before the loop closes. Assumption.
+CLEANING_ROUNDS = 100
 #: Wall-clock seconds: how long a job in another thread may take while virtual time waits for it, and how long an
 #: empty queue waits for another thread to call back. Assumptions; neither shows in a run that goes on.
 LONGEST_JOB = 300.0
@@ -116,8 +118,9 @@ class _Timer(asyncio.TimerHandle):
 class SimTask(asyncio.Task[T]):
     """A task whose hash is its number on the loop.
 
-    ``asyncio.TaskGroup``, ``as_completed`` and ``all_tasks`` walk sets of tasks; hashed by address, as usual, they
-    would start and cancel them in another order in every process.
+    ``asyncio.TaskGroup``, ``wait`` and ``all_tasks`` walk sets of tasks; hashed by address, as usual, they would
+    cancel and resume them in another order in every process. (``asyncio.as_completed`` makes a set of the very
+    coroutines it is given: give it tasks.)
     """
 
     __slots__ = ("life", "number")
@@ -474,8 +477,11 @@ class SimLoop(asyncio.BaseEventLoop):
                 task._log_destroy_pending = False  # type: ignore[attr-defined]
                 task.cancel()
             self._attended = True
-            self._stopping = False
-            self._drain()
+            self._stopping = (
+                True  # makes each drain one round: what reschedules itself for ever must not keep us
+            )
+            for _ in range(CLEANING_ROUNDS):
+                self._drain()
         if self.stack is not None:
             self.stack.close()
         if self._workers is not None:

@@ -99,7 +99,7 @@ def test_run_tells_and_keeps_what_happened(tmp_path: Path) -> None:
         (("run", "--site", "wather"), ("did you mean 'water'",)),
         (("run", "--site", "missing/site.yaml"), ("missing/site.yaml",)),
         (("run", "--sl", "7"), ("security level is 0 to 4",)),
-        (("run", "--scenario", "plc-flood", "--duration", "300"), ("after the run's end",)),
+        (("run", "--scenario", "plc-flood", "--duration", "200"), ("after the run's end",)),
         (("compare", "--scenario", "nothing"), ("unknown scenario 'nothing'",)),
     ],
 )
@@ -147,7 +147,7 @@ def test_a_full_disk_is_told_and_leaves_no_half_report(tmp_path: Path) -> None:
     done = otlab("run", "--duration", "60", "--pcap", "a.pcapng", cwd=tmp_path, limit=4096)
     one_sentence(done, "a.pcapng", "File too large")
     done = otlab(
-        "compare", "--scenario", "plc-flood", "--level", "0", "--seeds", "1", "--duration", "620",
+        "compare", "--scenario", "plc-flood", "--level", "0", "--seeds", "1", "--duration", "320",
         "--workers", "1", cwd=tmp_path, limit=512,
     )  # fmt: skip
     one_sentence(done, "could not write")

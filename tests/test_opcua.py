@@ -21,7 +21,7 @@ from typing import Any
 
 import asyncua
 import pytest
-from asyncua import ua
+from asyncua import ua as _ua
 from asyncua.client.client import Client
 from asyncua.server import internal_session
 from asyncua.ua import ua_binary
@@ -45,6 +45,8 @@ from testbed.clock import EPOCH, SimLoop
 from testbed.errors import UnknownNameError
 from testbed.network import Host, Link, Network, Packet, Verdict
 from testbed.randomness import Randomness
+
+ua: Any = _ua  # whose names a type checker does not find
 
 LEVEL = UaTag(
     "LIT101", "plc1", "float", "mm", False, 0.0, 1200.0, "tank", {"L": 250.0, "H": 800.0, "HH": 1000.0}

@@ -41,7 +41,7 @@ def short_scenario(folder: Path, name: str) -> Path:
     text = (ROOT / "scenarios" / "library" / f"{name}.yaml").read_text(encoding="utf-8")
     path = folder / f"{name}.yaml"
     path.write_text(
-        text.replace("start: 600", "start: 60").replace("lasting: 1800", "lasting: 60"), encoding="utf-8"
+        text.replace("start: 300", "start: 60").replace("lasting: 2100", "lasting: 60"), encoding="utf-8"
     )
     return path
 
@@ -98,7 +98,7 @@ def test_every_shipped_scenario_succeeds_where_nothing_defends(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "where", "what"),
     [
-        ("start: 600", "start: soon", "start"),
+        ("start: 300", "start: soon", "start"),
         ("action: modbus_write", "action: modbus_wriet", "action"),
         ("technique: T0855", "technique: T99", "technique"),
         ("attacker: {zone: operations}", "attacker: {}", "attacker"),
