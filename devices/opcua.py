@@ -183,7 +183,7 @@ class _Datetime(datetime, metaclass=_AnyDatetime):
         moment = loop.epoch + timedelta(seconds=loop.env.now)
         if tz is UTC:
             return moment
-        return moment.astimezone(tz) if tz is not None else moment.replace(tzinfo=None)
+        return moment.astimezone(tz) if tz is not None else moment.astimezone(UTC).replace(tzinfo=None)
 
 
 def _monotonic() -> float:
@@ -2264,10 +2264,12 @@ class UaClient:
             client.set_password(self.password or "")
         if self.trust is not None:
             client.certificate_validator = self._check_server
+        opened = False
         try:
             if self.security is not None:
                 await self._secure(client, self.security)
             await client.connect()
+            opened = True
         except ua.UaStatusCodeError as refusal:
             return UaRefusal(ua.StatusCode(refusal.code).name)
         except _GARBAGE as failure:
@@ -2280,6 +2282,9 @@ class UaClient:
             raise
         except OSError as failure:
             raise ConnectionError(f"{self.url}: {failure}") from failure
+        finally:
+            if not opened:  # also when canceled, for which asyncua would leave the socket open
+                client.disconnect_socket()
         self._client = client
         self._gone.clear()
         return None

@@ -313,7 +313,7 @@ def test_history_comes_in_pieces_when_it_is_long() -> None:
     async def ask() -> Any:
         client = world.client()
         await client.connect()
-        node = client._require().get_node(ua.NodeId("LIT101", 2))
+        node: Any = client._require().get_node(ua.NodeId("LIT101", 2))
         first = await node.read_raw_history(moment(3.0), moment(12.0), 4)
         newest = await node.read_raw_history(None, moment(12.0), 3)
         return [data.Value.Value for data in first], [data.Value.Value for data in newest]
@@ -330,7 +330,7 @@ def test_the_address_space_shows_devices_types_units_and_ranges() -> None:
     async def look() -> Any:
         client = world.client()
         await client.connect()
-        inner = client._require()
+        inner: Any = client._require()
         tag = inner.get_node(ua.NodeId("LIT101", 2))
         unit = await (await tag.get_child("0:EngineeringUnits")).read_value()
         span = await (await tag.get_child("0:EURange")).read_value()
@@ -366,14 +366,14 @@ def test_unit_ids_follow_the_published_example() -> None:
 def test_server_time_is_virtual_and_ticks_for_whoever_watches() -> None:
     world = World().start()
     world.until(100.0)
-    seen: list[datetime] = []
+    seen: list[Any] = []
 
     async def watch() -> Any:
         client = world.client()
         await client.connect()
         now = (await client.read("i=2258")).value
         status = (await client.read("i=2256")).value
-        await client.subscribe(["i=2258"], 1.0, lambda _n, value, *_: seen.append(value))  # type: ignore[arg-type]
+        await client.subscribe(["i=2258"], 1.0, lambda _n, value, *_: seen.append(value))
         await asyncio.sleep(5)
         return now, status
 
@@ -432,7 +432,7 @@ def test_the_seams_decide_who_may_write_what() -> None:
 
     roles = {"eve": "engineer", "vic": "viewer"}
     world = World(
-        authenticate=lambda user, _p, _c: UaUser(user or "", roles[user]) if user in roles else None,  # type: ignore[arg-type,index]
+        authenticate=lambda user, _p, _c: UaUser(user or "", roles[user]) if user in roles else None,  # type: ignore[arg-type]
         authorize_write=may,
         validate_write=in_range,
     ).start()
@@ -1039,7 +1039,7 @@ def test_a_node_that_is_deleted_and_made_again_is_one_node() -> None:
 # -- the same in every process -----------------------------------------------------------------------------------
 
 TRAFFIC = """
-import asyncio, hashlib, random
+import asyncio, hashlib, random, threading
 from tests.test_opcua import World, certificate_of
 world = World(seed=7, security=("None", "Basic256Sha256_Sign"))
 wire = hashlib.sha256()
@@ -1061,6 +1061,7 @@ world.run(work())
 world.until(200.0)
 print(world.events)
 print(wire.hexdigest())
+print(threading.active_count(), "thread")
 """
 
 
@@ -1078,6 +1079,7 @@ def test_an_unencrypted_run_is_the_same_byte_for_byte_in_any_process() -> None:
     outputs = [run.communicate(timeout=60) for run in runs]
     assert [errors for _, errors in outputs] == ["", ""]
     assert "write.accepted" in outputs[0][0]
+    assert outputs[0][0].endswith("\n1 thread\n")  # none that could keep a process from ending
     assert outputs[0][0] == outputs[1][0]
 
 
@@ -1214,6 +1216,22 @@ def test_nobody_answers() -> None:
         world.run(unused.read("LIT101"))
 
 
+def test_a_connect_that_is_given_up_leaves_no_session_behind() -> None:
+    for after in (0.0001, 0.0005, 0.001, 0.0014, 0.0018, 0.0022):
+        world = World().start()
+
+        async def give_up(after: float = after, world: World = world) -> None:
+            client = world.client()
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(after):
+                    await client.connect()
+            assert not client.connected
+
+        world.run(give_up())
+        world.until(world.loop.time() + 1.0)
+        assert world.server.sessions == 0
+
+
 def test_a_server_that_never_answers_times_out() -> None:
     world = World()
 
@@ -1295,24 +1313,6 @@ def test_a_defect_in_a_subscriber_ends_the_run(swallowed: list[BaseException]) -
     with pytest.raises(ZeroDivisionError, match="told"):
         world.run(work())
     swallowed.clear()
-
-
-def test_no_thread_is_left_behind() -> None:
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import threading\nfrom tests.test_opcua import World, writing\nworld = World().start()\n"
-            "writing(world, ('LIT101_SP', 1.0))\nprint(threading.active_count())",
-        ],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=True,
-    )
-    assert done.stdout.split() == ["1"]
-    assert done.stderr == ""
 
 
 HELLO = (
@@ -1624,7 +1624,7 @@ def generic() -> tuple[Callable[[Any], bytes], Callable[[type, bytes], Any]]:
     )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(item=STRUCTURES)
 def test_the_faster_encoding_is_the_same_bytes(generic: Any, item: Any) -> None:
     opcua._install()
