@@ -9,7 +9,8 @@ import random
 from collections.abc import Callable
 from time import perf_counter
 
-from testbed.plant import PLANTS, PlantModel, Sensor, plant_named
+from testbed.plant import PlantModel, Sensor
+from testbed.plants import PLANTS, plant_named
 from testbed.water import WATER_SENSORS
 
 STEPS = 20_000

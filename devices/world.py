@@ -33,7 +33,8 @@ from testbed.clock import SimLoop
 from testbed.errors import DocumentError, OtlabError, Problem
 from testbed.figures import Figures
 from testbed.network import Host, Network
-from testbed.plant import PlantModel, Sensor, plant_named
+from testbed.plant import PlantModel, Sensor
+from testbed.plants import plant_named
 from testbed.randomness import Randomness
 from testbed.site import Site
 from testbed.trace import Trace

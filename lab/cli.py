@@ -13,9 +13,9 @@ import click
 
 from testbed.errors import OtlabError
 
-#: How long a run is unless told otherwise: five quiet minutes, then thirty-five for the attack to show. Below six runs of a
-#: cell the median detection time has no upper end of its interval.
+#: How long a run is unless told otherwise: five quiet minutes, then thirty-five for the attack to show.
 DURATION = 2400.0
+#: Runs of a cell: below six, the median detection time has no upper end of its interval.
 SEEDS = 6
 
 

@@ -72,10 +72,8 @@ def measure(record: RunRecord, twin: RunRecord, base: RunRecord) -> Row:
     experiment = record.experiment
     attacked = experiment.scenario is not None
     end = experiment.duration
-    begin = (
-        load_scenario(experiment.scenario).start if experiment.scenario is not None else record.judged_from
-    )
     start = record.attack_start
+    begin = start if start is not None else record.judged_from
     alert = first_true_alert(record, twin)
     impact = first_impact(record, twin)
     made, could = produced(record, begin, end), produced(base, begin, end)

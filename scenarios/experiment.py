@@ -19,7 +19,7 @@ from scenarios.model import Scenario, load_scenario
 from testbed.capture import Capture
 from testbed.errors import OtlabError
 from testbed.figures import load_figures
-from testbed.plant import plant_named
+from testbed.plants import plant_named
 from testbed.randomness import Randomness
 from testbed.site import Site, load_site
 from testbed.trace import Trace

@@ -19,13 +19,13 @@ import contextvars
 import errno
 import ipaddress
 import random
-import socket
 import ssl as tls
 from asyncio import sslproto
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from enum import Enum
+from socket import AF_INET, EAI_NONAME, gaierror
 from typing import Any, cast
 
 from testbed.clock import LIFE, Life, SimLoop
@@ -95,8 +95,8 @@ class Packet:
 
     ``source`` and ``target`` are those of this packet; ``flow`` is the connection's, seen from its initiator;
     ``reply`` is true for packets towards the initiator. ``time`` is when it was sent. ``sender_mac`` and
-    ``target_mac`` are those of the link it is seen on: beyond the first zone the sender's is a gateway's, and an
-    interposed host shows by its own.
+    ``target_mac`` are those of the link where it is being looked at: beyond the first zone the sender's is a
+    gateway's, and an interposed host shows by its own. All else stays as it is once the packet is made.
     """
 
     __slots__ = (
@@ -711,7 +711,7 @@ class Server(asyncio.AbstractServer):
 class _Listening:
     """What ``server.sockets[0]`` must answer."""
 
-    family = socket.AF_INET
+    family = AF_INET
 
     def __init__(self, address: tuple[str, int]) -> None:
         self._address = address
@@ -1000,9 +1000,7 @@ class Transport(asyncio.Transport):
                 lane.free = time = begin + frame * lane.byte_time
                 time += lane.latency
         else:
-            packet = self._packet(ACK | PSH, data)
-            time = self._pass(packet, frame)
-            sent = packet.payload
+            time, sent = self._pass(self._packet(ACK | PSH, data), frame)
         if time is None:
             if not self._doomed:
                 self._stall(data)
@@ -1015,19 +1013,19 @@ class Transport(asyncio.Transport):
             self._arrived = time
         self._loop.wake(time, self._peer._arrive, sent)
 
-    def _pass(self, packet: Packet, size: int) -> float | None:
-        """When the packet arrives, or None if it does not; a guard that rejects it resets both ends."""
-        length = len(packet.payload)
-        verdict, time, place = self._network.carry(packet, self._hops, size)
+    def _pass(self, packet: Packet, size: int) -> tuple[float | None, bytes]:
+        """When the packet arrives (None: it does not) and what; a guard that rejects it resets both ends."""
+        verdict, time, place, arrived = self._network.carry(packet, self._hops, size)
         if verdict is Verdict.REJECT:
             self._network.reject(packet, self._hops, time, place, self, self._peer)
         if verdict is not Verdict.ACCEPT:
-            return None
-        if len(packet.payload) != length:
+            return None, b""
+        if len(arrived.payload) != len(packet.payload):
             raise NetworkError(
-                f"an interposed host changed a TCP payload from {length} to {len(packet.payload)} bytes"
+                "an interposed host changed a TCP payload"
+                f" from {len(packet.payload)} to {len(arrived.payload)} bytes"
             )
-        return time
+        return time, arrived.payload
 
     def _control(self, flags: int) -> float | None:
         """Send a segment without payload; returns when it arrives, or None if it does not."""
@@ -1040,7 +1038,7 @@ class Transport(asyncio.Transport):
                 if time is None:
                     return None
         else:
-            time = self._pass(self._packet(flags), TCP_OVERHEAD)
+            time, _ = self._pass(self._packet(flags), TCP_OVERHEAD)
             if time is None:
                 return None
         self._arrived = max(cast(float, time), self._arrived)
@@ -1242,7 +1240,7 @@ class DatagramTransport(asyncio.DatagramTransport):
         macs = hops[0].macs if hops else (self._host.mac, self._host.mac)
         packet = Packet(network.loop.time(), flow, reply, 0, payload, 0, 0, macs)
         size = len(payload) + UDP_OVERHEAD * (1 + max(0, len(payload) - 1) // DATAGRAM_FRAME)
-        verdict, time, place = network.carry(packet, hops, size)
+        verdict, time, place, packet = network.carry(packet, hops, size)
         if verdict is Verdict.ACCEPT:
             network.loop.wake(time, self._deliver, (target, packet))
         elif verdict is Verdict.REJECT:
@@ -1414,7 +1412,7 @@ class Network:
         try:
             return str(ipaddress.IPv4Address(name))
         except ValueError:
-            raise socket.gaierror(socket.EAI_NONAME, f"no simulated host is called {name!r}") from None
+            raise gaierror(EAI_NONAME, f"no simulated host is called {name!r}") from None
 
     def here(self) -> Host:
         """The host that the running code acts for."""
@@ -1522,10 +1520,10 @@ class Network:
 
     # -- carrying ----------------------------------------------------------------------------------------------
 
-    def carry(self, packet: Packet, hops: tuple[Hop, ...], size: int) -> tuple[Verdict, float, int]:
-        """Send ``size`` bytes along ``hops``: the verdict, when, and at which hop it fell.
+    def carry(self, packet: Packet, hops: tuple[Hop, ...], size: int) -> tuple[Verdict, float, int, Packet]:
+        """Send ``size`` bytes along ``hops``: the verdict, when and at which hop it fell, and the packet at the end.
 
-        An interposed host may change ``packet.payload`` on the way.
+        That is another packet if an interposed host has changed it on the way.
         """
         time = packet.time
         for place, hop in enumerate(hops):
@@ -1533,38 +1531,33 @@ class Network:
             packet.sender_mac, packet.target_mac = hop.macs
             if self.interposers:
                 attacker = hop.sender.arp_cache.get(hop.receiver.address)
-                if attacker is not None and not self._detour(packet, hop, attacker):
-                    return Verdict.DROP, time, place
+                if attacker is not None:
+                    forged = self._detour(packet, hop, attacker)
+                    if forged is None:
+                        return Verdict.DROP, time, place, packet
+                    packet = forged
             if not link.plain:
                 verdict = link.judge(packet)
                 if verdict is not Verdict.ACCEPT:
-                    return verdict, time, place
+                    return verdict, time, place, packet
             arrival = hop.lane.carry(time, size)
             if arrival is None:
-                return Verdict.DROP, time, place
+                return Verdict.DROP, time, place, packet
             time = arrival
-        return Verdict.ACCEPT, time, len(hops)
+        return Verdict.ACCEPT, time, len(hops), packet
 
-    def _detour(self, packet: Packet, hop: Hop, attacker: Host) -> bool:
-        """Let an interposed host see and change a packet; False if it keeps it. Taps see both frames."""
-        original = Packet(
-            packet.time,
-            packet.flow,
-            packet.reply,
-            packet.flags,
-            packet.payload,
-            packet.seq,
-            packet.ack,
-            (hop.sender.mac, attacker.mac),
-        )
+    def _detour(self, packet: Packet, hop: Hop, attacker: Host) -> Packet | None:
+        """What an interposed host sends on in place of a packet, if anything; taps see both frames."""
+        packet.target_mac = attacker.mac
         for tap in hop.link.taps:
-            tap(hop.link, original)
-        changed = attacker.forge(packet)
-        if changed is None:
-            return False
-        packet.payload = changed
-        packet.sender_mac = attacker.mac
-        return True
+            tap(hop.link, packet)
+        payload = attacker.forge(packet)
+        if payload is None:
+            return None
+        macs = (attacker.mac, hop.receiver.mac)
+        return Packet(
+            packet.time, packet.flow, packet.reply, packet.flags, payload, packet.seq, packet.ack, macs
+        )
 
     def show(self, packet: Packet, hops: Iterable[Hop]) -> None:
         """Show taps a packet that costs nothing and asks nobody."""
@@ -1695,7 +1688,7 @@ class Network:
         for wait in SYN_WAITS:
             begun = loop.env._now
             syn = Packet(begun, flow, False, SYN, b"", isn, 0, macs)
-            verdict, arrival, place = self.carry(syn, hops, TCP_OVERHEAD)
+            verdict, arrival, place, _ = self.carry(syn, hops, TCP_OVERHEAD)
             if verdict is Verdict.REJECT:
                 await _until(loop, arrival + sum(hop.lane.latency for hop in hops[:place]))
                 raise ConnectionRefusedError(errno.ECONNREFUSED, f"{where} is refused on the way")

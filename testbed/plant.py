@@ -194,45 +194,6 @@ def initial_value(initial: Mapping[str, float], name: str, default: float, low: 
     return value
 
 
-class PlantFactory(Protocol):
-    """How every model is built; ``initial`` overrides names that the model documents, SI."""
-
-    def __call__(
-        self, *, stream: random.Random, initial: Mapping[str, float] | None = None
-    ) -> PlantModel: ...
-
-
-def _water(*, stream: random.Random, initial: Mapping[str, float] | None = None) -> PlantModel:
-    from testbed.water import WaterPlant  # here, because a model is built on the classes above
-
-    return WaterPlant(stream=stream, initial=initial)
-
-
-def _quadruple_tank(*, stream: random.Random, initial: Mapping[str, float] | None = None) -> PlantModel:
-    from testbed.quadruple_tank import QuadrupleTank
-
-    return QuadrupleTank(stream=stream, initial=initial)
-
-
-PLANTS: Mapping[str, PlantFactory] = {
-    "water": _water,
-    "quadruple_tank": _quadruple_tank,
-}
-
-
-def plant_named(
-    name: str, *, stream: random.Random, initial: Mapping[str, float] | None = None
-) -> PlantModel:
-    """Build the model called ``name``; ``stream`` drives its disturbances, ``initial`` overrides its start.
-
-    Raises UnknownNameError for a model or an initial value that does not exist, OtlabError for one out of range.
-    """
-    factory = PLANTS.get(name)
-    if factory is None:
-        raise UnknownNameError("plant", name, PLANTS)
-    return factory(stream=stream, initial=initial)
-
-
 def run_plant(env: simpy.Environment, plant: PlantModel) -> Generator[simpy.Event, Any, None]:
     """Advance ``plant`` in step with ``env``, for ever: a SimPy process."""
     start = env.now

@@ -37,7 +37,8 @@ from pydantic_core import CoreSchema
 
 from testbed.document import Document, Route, json_schema, load
 from testbed.errors import UnknownNameError
-from testbed.plant import PLANTS, SensorSpec
+from testbed.plant import SensorSpec
+from testbed.plants import PLANTS
 from testbed.units import Unit, difference_to_si, to_si
 
 # ------------------------------------------------------------------------------------------ values in a file

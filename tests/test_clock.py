@@ -91,7 +91,12 @@ def test_a_timer_in_the_past_rings_now_and_says_what_was_asked(loop: SimLoop) ->
 
 def test_call_soon_is_first_in_first_out_and_its_results_come_before_the_next_event(loop: SimLoop) -> None:
     order: list[str] = []
-    loop.call_soon(lambda: (order.append("a"), loop.call_soon(order.append, "a's child")))
+
+    def parent() -> None:
+        order.append("a")
+        loop.call_soon(order.append, "a's child")
+
+    loop.call_soon(parent)
     loop.call_soon(order.append, "b")
     loop.call_at(0, order.append, "timer at 0")
     loop.run_to(1)
@@ -321,7 +326,12 @@ def test_async_generators_that_are_still_alive_are_closed_with_the_runner() -> N
 def test_stop_lets_what_is_ready_by_now_run_and_nothing_after_it(loop: SimLoop) -> None:
     order: list[str] = []
     loop.call_soon(loop.stop)
-    loop.call_soon(lambda: (order.append("ready"), loop.call_soon(order.append, "made after stop")))
+
+    def ready() -> None:
+        order.append("ready")
+        loop.call_soon(order.append, "made after stop")
+
+    loop.call_soon(ready)
     loop.call_at(1, order.append, "later")
     loop.run_forever()
     assert order == ["ready"]
@@ -487,7 +497,7 @@ def test_a_task_factory_is_used(loop: SimLoop) -> None:
         made.append(asyncio.Task(coroutine, loop=loop, **options))
         return made[-1]
 
-    loop.set_task_factory(factory)  # type: ignore[arg-type]
+    loop.set_task_factory(factory)
     assert loop.run_until_complete(asyncio.sleep(1, "x")) == "x"
     assert len(made) == 1
 

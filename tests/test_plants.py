@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from testbed import quadruple_tank, water
 from testbed.errors import OtlabError, UnknownNameError
 from testbed.plant import (
-    PLANTS,
     Actuator,
     PlantModel,
     Sensor,
@@ -23,10 +22,10 @@ from testbed.plant import (
     bias,
     dead,
     drift,
-    plant_named,
     run_plant,
     stuck_at,
 )
+from testbed.plants import PLANTS, plant_named
 from testbed.quadruple_tank import QUADRUPLE_TANK_SENSORS, QuadrupleTank, equilibrium, linearize, point_named
 from testbed.water import WATER_SENSORS, WaterPlant
 
