@@ -888,11 +888,31 @@ def make_certificate(common_name: str, uri: str, stream: random.Random) -> tuple
     private = key.private_bytes(
         serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
+    _LOADED[private] = key
     return certificate.public_bytes(serialization.Encoding.DER), private
 
 
-def _form(content: bytes) -> str:
-    return "pem" if content.lstrip().startswith(b"-----BEGIN") else "der"
+def _is_pem(content: bytes) -> bool:
+    return content.lstrip().startswith(b"-----BEGIN")
+
+
+def _certificate(content: bytes) -> x509.Certificate:
+    return (
+        x509.load_pem_x509_certificate(content)
+        if _is_pem(content)
+        else x509.load_der_x509_certificate(content)
+    )
+
+
+#: Keys by their DER or PEM: OpenSSL takes 40 ms to check one that it loads, and a client may connect often.
+_LOADED: Final[dict[bytes, Any]] = {}
+
+
+def _private_key(content: bytes) -> Any:
+    if content not in _LOADED:
+        load = serialization.load_pem_private_key if _is_pem(content) else serialization.load_der_private_key
+        _LOADED[content] = load(content, None)
+    return _LOADED[content]
 
 
 def _application_uri(certificate: x509.Certificate) -> str | None:
@@ -1828,7 +1848,7 @@ class PlantServer:
             server.product_uri, server.manufacturer_name, server.name, "1.0", "1", EPOCH
         )
         if any(offer != "None" for offer in self.security):
-            await self._load_certificate(server)
+            self._load_certificate(server)
         server.set_security_policy([_POLICIES[offer] for offer in self.security])
         inner.bind_condition_methods = 1  # the severity of the events that frame a refresh
         await inner.setup_condition_methods()
@@ -1846,12 +1866,12 @@ class PlantServer:
             for tag in self.tags
         )
 
-    async def _load_certificate(self, server: _Server) -> None:
+    def _load_certificate(self, server: _Server) -> None:
         if self.certificate is None or self.key is None:
             stream = self.host.network.randomness.stream(f"opcua certificate:{self.host.name}")
             self.certificate, self.key = make_certificate(self.host.name, self.uri, stream)
-        await server.load_certificate(self.certificate, _form(self.certificate))
-        await server.load_private_key(self.key, format=_form(self.key))
+        server.iserver.certificate = _certificate(self.certificate)
+        server.iserver.private_key = _private_key(self.key)
 
     async def stop(self) -> None:
         """Stop serving and close every session; does nothing when not serving."""
@@ -2290,18 +2310,18 @@ class UaClient:
         return None
 
     async def _secure(self, client: Client, security: str) -> None:
+        """Ask for the server's certificate, over a channel without security as every client does, and use it."""
         if self.certificate is None or self.key is None:
             raise ValueError("a secured channel needs the client's certificate and key")
-        certificate = uacrypto.CertProperties(self.certificate, _form(self.certificate))
-        own = await uacrypto.load_certificate(self.certificate, _form(self.certificate))
-        client.application_uri = _application_uri(own) or client.application_uri
+        certificate = _certificate(self.certificate)
+        client.application_uri = _application_uri(certificate) or client.application_uri
         mode = getattr(ua.MessageSecurityMode, security.rpartition("_")[2])
-        await client.set_security(
-            SecurityPolicyBasic256Sha256,
-            certificate,
-            uacrypto.CertProperties(self.key, _form(self.key)),
-            mode=mode,
-        )
+        endpoints = await client.connect_and_get_server_endpoints()
+        offer = Client.find_endpoint(endpoints, mode, SecurityPolicyBasic256Sha256.URI)
+        peer = uacrypto.x509_from_der(offer.ServerCertificate)
+        policy: Any = SecurityPolicyBasic256Sha256(peer, certificate, _private_key(self.key), mode)
+        client.security_policy = policy
+        client.uaclient.set_security(policy)
 
     async def _check_server(self, certificate: x509.Certificate, _description: Any) -> None:
         with self._seam:

@@ -129,9 +129,9 @@ class TagPoller:
         return values
 
 
-#: Polls between two reads of a table: measurements at every poll, states at every second, settings at every tenth; the
-#: usual scan classes of a station that watches a plant (assumption).
-SCAN_CLASSES = ((1, (Table.INPUT,)), (2, (Table.COIL, Table.DISCRETE)), (10, (Table.HOLDING,)))
+#: Polls between two reads of a table: measurements at every poll, commands at every second, states at every fifth,
+#: settings at every tenth; such scan classes are what stations that watch a plant use (assumption).
+SCAN_CLASSES = ((1, (Table.INPUT,)), (2, (Table.COIL,)), (5, (Table.DISCRETE,)), (10, (Table.HOLDING,)))
 
 
 class StationPoller:

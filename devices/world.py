@@ -40,6 +40,10 @@ from testbed.site import Site
 from testbed.trace import Trace
 
 
+#: A client that only listens looks after its session three times within the server's 60 s (s; assumption).
+UA_KEEP_ALIVE = 20.0
+
+
 @dataclass(slots=True)
 class UaCredentials:
     """How one asset logs in to the OPC UA server; all None is anonymous without security."""
@@ -239,6 +243,7 @@ class World:
                 security=mine.security,
                 certificate=mine.certificate,
                 key=mine.key,
+                keep_alive=UA_KEEP_ALIVE,
             )
 
         return connect
