@@ -1,16 +1,19 @@
 """OPC UA of the simulated devices: asyncua's server and client, made to live in virtual time.
 
-asyncua runs unmodified as far as the protocol goes. What is changed, and why:
+asyncua's protocol code does the work, and its encoding is kept byte for byte. What differs, and why:
 
 * its modules read clocks, random numbers and tasks through names of their own; ``_install`` replaces those names,
   once per process, by ones that belong to the world while a ``SimLoop`` runs and are the real ones otherwise;
 * building the standard address space takes a second; it is built once per process and every server looks through it
   (``_Nodes``), copying a node when it first touches it;
+* the few structures that nearly all traffic is made of are encoded and decoded in one piece;
 * limits that a peer may set are taken only within reason, and a peer that breaks the protocol loses its connection;
-* a subscription compares with what it last reported, as OPC 10000-4, 7.22.2 has it, and without copying each value.
+* a server begins sessions only over channels that it offers, which asyncua leaves to the client to respect;
+* a subscription compares with what it last reported, as [P4] 7.22.2 has it, and without copying each value.
 
 References
-    [P4], [P6], [P8], [P9]  OPC 10000-4 Services, -6 Mappings, -8 Data Access, -9 Alarms and Conditions
+    [P4], [P6]         OPC 10000-4 Services, -6 Mappings (1.05)
+    [P8], [P9], [P11]  OPC 10000-8 Data Access, -9 Alarms and Conditions, -11 Historical Access
 
 asyncua is pinned to 2.1: several names used here are private to it.
 """
@@ -1044,7 +1047,7 @@ def _tag_id(name: str) -> NodeId:
 
 
 def _variable_type(row: _Row) -> int:
-    """The VariableType that has the properties the tag can fill ([P8] 5.3)."""
+    """The VariableType of [P8] that has the properties the tag can fill."""
     if row.type == "bool":
         return ua.ObjectIds.TwoStateDiscreteType
     if row.low is not None and row.high is not None:
@@ -1198,7 +1201,7 @@ class _Items(MonitoredItemService):
             return isinstance(wanted, EventFilter)
         if wanted is None or (isinstance(wanted, ua.ExtensionObject) and not wanted):
             return True
-        # Percent deadbands are not offered ([P8] 6.4 makes them optional).
+        # Percent deadbands, which [P8] leaves to the server, are not offered.
         return isinstance(wanted, DataChangeFilter) and wanted.DeadbandType in (
             ua.DeadbandType.None_,
             ua.DeadbandType.Absolute,
@@ -1343,8 +1346,8 @@ class _Session(InternalSession):
         super().__init__(server, server.aspace, server.subscription_service, str(peer), external=False)
         self.external = True
         self.peer = peer[0]
-        # asyncua counts both for the whole process, and a world would show what ran before it; that a token cannot be
-        # guessed is [P4] 7.36.
+        # asyncua counts both for the whole process, and a world would show what ran before it; [P4] wants tokens
+        # that cannot be guessed.
         self.session_id = ua.NodeId(next(server.session_numbers), 1)
         self.auth_token = ua.NodeId(create_nonce(32), 1)
         server.register_external_session(self)
@@ -1710,7 +1713,7 @@ class _History(HistoryStorageInterface):
     async def read_node_history(
         self, node_id: NodeId, start: datetime | None, end: datetime | None, nb_values: int
     ) -> tuple[list[DataValue], datetime | None]:
-        """[P4] 6.4.3.2: oldest first, or newest first if no start is given or it lies behind the end."""
+        """As [P11] reads raw data: oldest first, or newest first if no start is given or it lies behind the end."""
         point = self._plant._points_by_id.get(node_id)
         if point is None:
             return [], None
@@ -1734,7 +1737,7 @@ _MOST_HISTORY: Final = 10_000  # values in one response; asyncua's own limit
 
 
 def _data(kind: VariantType, value: Any, good: bool, moment: datetime) -> DataValue:
-    """[P4] 7.11: a value whose status is bad is null."""
+    """[P4]: a value whose status is bad is null."""
     if good:
         return _value_of(value, kind, _GOOD, moment, moment)
     return ua.DataValue(_NULL, _NO_COMMUNICATION, moment, moment)
@@ -1977,7 +1980,7 @@ class PlantServer:
             message = f"{tag.name} {limit}: {shown}" if active else f"{tag.name} {limit} cleared: {shown}"
         kinds = ua.VariantType
         values: tuple[tuple[str, Any, VariantType], ...] = (
-            ("EventId", create_nonce(16), kinds.ByteString),
+            ("EventId", self._random(16), kinds.ByteString),
             ("EventType", _ALARM_TYPE, kinds.NodeId),
             ("SourceNode", point.node_id, kinds.NodeId),
             ("SourceName", tag.name, kinds.String),
@@ -2008,6 +2011,10 @@ class PlantServer:
             value=point.value,
         )
         return event
+
+    def _random(self, size: int) -> bytes:
+        """Of the world's, also when whoever calls ``update`` does so from outside its loop."""
+        return self._loop.entropy.randbytes(size) if isinstance(self._loop, SimLoop) else os.urandom(size)
 
     # -- seams -------------------------------------------------------------------------------------------------
 

@@ -11,8 +11,8 @@ Role = Literal["viewer", "operator", "engineer", "admin"]
 #: The offers a server can make for a channel's security, weakest first.
 SECURITY = ("None", "Basic256Sha256_Sign", "Basic256Sha256_SignAndEncrypt")
 
-#: Alarm limit -> (state of OPC 10000-9's ExclusiveLimitStateMachineType, severity). OPC 10000-5, 6.4.2 gives severities
-#: 1 to 1000 and OPC 10000-9 Annex E maps 667-1000 to "high", 334-666 to "medium"; the values within are assumptions.
+#: Alarm limit -> (state of OPC 10000-9's ExclusiveLimitStateMachineType, severity). Severities go from 1 to 1000
+#: (OPC 10000-5, BaseEventType); these two are assumptions.
 LIMIT_STATES: Mapping[str, tuple[str, int]] = {
     "LL": ("LowLow", 800),
     "L": ("Low", 500),
@@ -20,7 +20,7 @@ LIMIT_STATES: Mapping[str, tuple[str, int]] = {
     "HH": ("HighHigh", 800),
 }
 
-#: Engineering unit -> common code of UNECE Recommendation 20, which OPC 10000-8, 5.6.4.3 packs into a UnitId.
+#: Engineering unit -> common code of UNECE Recommendation 20, which OPC 10000-8 packs into a UnitId.
 UNIT_CODES: Mapping[str, str] = {
     "%": "P1",
     "A": "AMP",

@@ -461,10 +461,10 @@ class SimLoop(asyncio.BaseEventLoop):
         return sorted(asyncio.all_tasks(self), key=lambda task: getattr(task, "number", 0))
 
     def close(self) -> None:
-        """Cancel the tasks that still run, let them clean up at this instant, end all connections, and close.
+        """End all connections, cancel the tasks that still run, let them clean up at this instant, and close.
 
-        asyncio leaves the first two to ``asyncio.Runner``; a world that was driven by ``run_to`` has none. Errors of
-        the cleaning up are dropped: the run is over.
+        asyncio leaves all but the last to ``asyncio.Runner`` and the programs; a world that was driven by ``run_to``
+        has no Runner. Errors of the cleaning up are dropped: the run is over.
         """
         if self.is_running():
             raise RuntimeError("cannot close a running loop")
@@ -472,6 +472,8 @@ class SimLoop(asyncio.BaseEventLoop):
             return
         self._ended = True
         self._failure = None
+        if self.stack is not None:
+            self.stack.close()
         with self._running():
             for task in self._tasks():
                 task._log_destroy_pending = False  # type: ignore[attr-defined]
@@ -482,8 +484,6 @@ class SimLoop(asyncio.BaseEventLoop):
             )
             for _ in range(CLEANING_ROUNDS):
                 self._drain()
-        if self.stack is not None:
-            self.stack.close()
         if self._workers is not None:
             self._workers.shutdown(wait=False, cancel_futures=True)
             self._workers = None

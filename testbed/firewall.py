@@ -140,7 +140,7 @@ def parse_frame(frame: bytes) -> ModbusRequest:
                 bits = tuple(frame[13 + i // 8] >> i % 8 & 1 for i in range(count))
                 return ModbusRequest(transaction, unit, function, address, count, bits)
         case 22 if size == 14:
-            return ModbusRequest(transaction, unit, function, *_PAIR.unpack_from(frame, 8)[:1], 1)
+            return ModbusRequest(transaction, unit, function, int.from_bytes(frame[8:10], "big"), 1)
         case 23 if size >= 17:
             read_from, read_count, address, count, octets = _READ_WRITE.unpack_from(frame, 8)
             if octets == 2 * count and size == 17 + octets:
@@ -173,9 +173,10 @@ def parse_modbus(payload: bytes) -> list[ModbusRequest]:
 class _Stream:
     """One direction of a connection: bytes of a frame that is not whole yet, and what was judged last."""
 
-    __slots__ = ("buffer", "due", "rules", "since", "start")
+    __slots__ = ("buffer", "condemned", "due", "rules", "since", "start")
 
     def __init__(self, due: int, rules: tuple[Rule, ...]) -> None:
+        self.condemned = False  # something in it was rejected: nothing more of it passes
         self.buffer = bytearray()
         self.due = due  # sequence number of the next byte to judge
         self.start = due  # and of the first byte of the segment judged last
@@ -218,7 +219,7 @@ class ModbusInspection:
             return Verdict.ACCEPT
         key = (flow, packet.reply)
         if not packet.payload:
-            if packet.flags & (SYN | RST):
+            if packet.flags & (SYN | FIN | RST):
                 self._streams.pop(key, None)
             return Verdict.ACCEPT
         stream = self._streams.pop(key, None) or _Stream(
@@ -231,14 +232,12 @@ class ModbusInspection:
             del self._streams[next(iter(self._streams))]
         stream.take(packet.seq, packet.payload)
         try:
-            allowed = all(
-                [packet.reply or self._allowed(frame, stream.rules) for frame in frames(stream.buffer)]
-            )
+            for frame in frames(stream.buffer):
+                if not packet.reply and not self._allowed(frame, stream.rules):
+                    stream.condemned = True
         except ValueError:
-            allowed = False
-        if not allowed:
-            del self._streams[key]
-        return Verdict.ACCEPT if allowed else Verdict.REJECT
+            stream.condemned = True
+        return Verdict.REJECT if stream.condemned else Verdict.ACCEPT
 
     def _allowed(self, frame: bytes, rules: tuple[Rule, ...]) -> bool:
         request = parse_frame(frame)
