@@ -7,7 +7,7 @@ from typing import Literal
 from devices.audit import Audit
 from devices.world import World, port_of, talks_to
 from testbed.firewall import AllowList, ModbusInspection, Rule
-from testbed.network import Conduit, Link, Packet, Policy, Verdict
+from testbed.network import Conduit, Link, Observer, Packet, Policy, Verdict
 
 
 def documented_rules(world: World) -> list[Rule]:
@@ -67,10 +67,10 @@ def _inbound(world: World, documented: set[tuple[str | None, str | None]]) -> Po
     return policy
 
 
-def _denials(world: World, conduit: Conduit):  # type: ignore[no-untyped-def]
+def _denials(world: World, conduit: Conduit) -> Observer:
     audit = world.boundary_audits.setdefault(conduit.name, Audit(conduit.name))
 
-    def observe(_link: Link, packet: Packet, policy: str, verdict: Verdict) -> None:
+    def observe(_link: Link, packet: Packet, policy: str, _verdict: Verdict) -> None:
         audit(
             "boundary.denied",
             peer=packet.source,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from controls.uc import devices_with_audit
+from devices.audit import Sink
 from devices.syslog import SyslogSender
 from devices.world import World
 
@@ -37,15 +38,17 @@ def continuous_monitoring(world: World) -> None:
         monitor.expect(world.baseline())
         monitor.start()
     for audit in devices_with_audit(world):
-        audit.sinks.append(_only_mechanisms(world.sender(audit.source)))
+        sender = world.sender(audit.source)
+        if sender not in audit.sinks:  # SR 2.8 RE 1 sends these events too, and once is enough
+            audit.sinks.append(_only_mechanisms(sender))
     if world.monitors:
         # A firewall reports through the management interface of the monitor's host.
-        sender = world.sender(next(iter(world.monitors)))
+        manager = world.sender(next(iter(world.monitors)))
         for audit in world.boundary_audits.values():
-            audit.sinks.append(_only_mechanisms(sender))
+            audit.sinks.append(_only_mechanisms(manager))
 
 
-def _only_mechanisms(sender: SyslogSender):  # type: ignore[no-untyped-def]
+def _only_mechanisms(sender: SyslogSender) -> Sink:
     def sink(source: str, kind: str, data: dict[str, Any]) -> None:
         if kind in MECHANISMS:
             sender(source, kind, data)

@@ -530,7 +530,7 @@ class Plc:
                 self._busy_until += self.times.request_cost
                 self.loop.wake(self._busy_until, self._answer_late, (peer, request, reply))
             # else: the receive buffer is full and the request is lost
-        elif self._served < budget and not self._waiting:
+        elif self._served < budget:  # then nobody waits: a scan serves those first
             self._served += 1
             reply(self._answer(peer, request))
         else:

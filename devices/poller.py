@@ -101,8 +101,6 @@ class TagPoller:
         self.client = client
         self.tags = dict(tags)
         self.reads = plan_reads(tags)
-        self.checksum_at = checksum_at
-        self.verify = verify and checksum_at is not None
         inputs = {name: tag for name, tag in tags.items() if Table(tag.table) is Table.INPUT}
         if verify and checksum_at is not None and inputs:
             others = (read for read in self.reads if read.table is not Table.INPUT)

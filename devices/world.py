@@ -39,7 +39,6 @@ from testbed.randomness import Randomness
 from testbed.site import Site
 from testbed.trace import Trace
 
-
 #: A client that only listens looks after its session three times within the server's 60 s (s; assumption).
 UA_KEEP_ALIVE = 20.0
 

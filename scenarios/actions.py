@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from devices.modbus import ModbusClient, Refusal
-from devices.opcua import UaClient
+from devices.opcua import UaClient, make_certificate
 from devices.poller import checksum, checksum_address
 from devices.registers import Table
 from devices.world import World
@@ -27,6 +27,9 @@ GUESSES = tuple(
     for user in ("operator", "admin", "engineer")
     for password in ("password", "123456", "admin", "scada", "1234", user)
 )
+
+
+ENCRYPTED = "Basic256Sha256_SignAndEncrypt"
 
 
 @dataclass(slots=True)
@@ -151,10 +154,13 @@ async def opcua_write(attack: Attack, step: OpcUaWrite) -> None:
     server = attack.world.site.assets[step.server]
     assert isinstance(server, sites.OpcUaServer)
     url = f"opc.tcp://{server.address}:{server.port}"
-    client = None
+    client, security = None, None
+    papers = make_certificate("visitor", "urn:visitor", attack.world.stream("attacker's certificate"))
     for kind in step.credentials:
         for user, password in _credentials(attack, kind):
-            tried = UaClient(url, user=user, password=password)
+            tried = UaClient(
+                url, user, password, security, *(papers if security is not None else (None, None))
+            )
             try:
                 refusal = await tried.connect()
                 reason = refusal.status if refusal is not None else None
@@ -162,6 +168,10 @@ async def opcua_write(attack: Attack, step: OpcUaWrite) -> None:
                 reason = type(error).__name__
             if reason is not None:
                 attack.note(step, "refused", target=step.server, credentials=kind, reason=reason)
+                if reason.startswith("BadSecurity"):
+                    security = (
+                        ENCRYPTED  # with a certificate of the attacker's own making, which some servers take
+                    )
                 await asyncio.sleep(1.0)  # a tool that tries passwords waits a little (assumption)
                 continue
             client = tried

@@ -121,6 +121,13 @@ def test_what_is_tried_while_locked_does_not_prolong_the_lock(accounts: Accounts
     assert reason(accounts, "sesame") == ""
 
 
+def test_a_lock_that_is_over_has_forgiven_the_failures_before_it(accounts: Accounts, clock: Clock) -> None:
+    accounts.rules.lockout_attempts, accounts.rules.lockout_duration = 3, 60.0
+    assert [reason(accounts, "guess") for _ in range(3)][-1] == LOCKED
+    clock.now = 60.0  # well within the window of the failures
+    assert reason(accounts, "guess") == WRONG_PASSWORD
+
+
 def test_failures_that_are_further_apart_than_the_window_lock_nothing(
     accounts: Accounts, clock: Clock
 ) -> None:

@@ -8,6 +8,7 @@ import struct
 import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,14 @@ from testbed.randomness import Randomness
 TSHARK = shutil.which("tshark")
 needs_tshark = pytest.mark.skipif(TSHARK is None, reason="tshark is not installed")
 EPOCH = datetime(2026, 1, 5, 6, 0, tzinfo=UTC)
+
+
+async def read(reader: asyncio.StreamReader, size: int) -> bytes:
+    """What comes next, nothing at the end, however the connection ended."""
+    try:
+        return await reader.read(size)
+    except ConnectionResetError:
+        return b""
 
 
 class World:
@@ -49,7 +58,7 @@ class World:
 
     async def serve(self) -> None:
         async def modbus(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            while head := await reader.read(8):
+            while head := await read(reader, 8):
                 head += await reader.readexactly(8 - len(head))
                 transaction, _, length, unit, function = struct.unpack(">HHHBB", head)
                 body = await reader.readexactly(length - 2)
@@ -59,7 +68,7 @@ class World:
             writer.close()
 
         async def sink(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await reader.read(-1)
+            await read(reader, -1)
             writer.close()
 
         await asyncio.start_server(modbus, None, 502)
@@ -93,6 +102,7 @@ class World:
         datagrams, _ = await self.loop.create_datagram_endpoint(
             asyncio.DatagramProtocol, remote_addr=("log", 514)
         )
+        assert isinstance(datagrams, asyncio.DatagramTransport)
         for message in (b"<14>1 - hmi lab - - - polled", b"", b"x" * 4001):
             datagrams.sendto(message)
         reader, writer = await asyncio.open_connection("plc", 502)
@@ -149,7 +159,7 @@ def rows(calm: Path) -> list[Row]:
 
 
 def test_every_frame_dissects_with_good_checksums(rows: list[Row]) -> None:
-    assert len(rows) > 250
+    assert len(rows) > 200
     for row in rows:
         assert row["_ws.malformed"] == "", row
         good = set(row["ip.checksum.status"].split(","))
@@ -171,7 +181,7 @@ def test_handshake_and_farewell_are_in_order(rows: list[Row]) -> None:
     def said(some: list[Row]) -> list[tuple[str, str, str, str]]:
         return [
             (
-                row["tcp.dstport"] == "502" and ">" or "<",
+                ">" if row["tcp.dstport"] == "502" else "<",
                 row["tcp.flags.str"].replace("·", ""),
                 row["tcp.seq"],
                 row["tcp.ack"],
@@ -254,7 +264,7 @@ def test_time_stamps_are_dates_of_the_run_and_never_go_back(rows: list[Row]) -> 
 
 def test_identifiers_of_one_host_count_up(rows: list[Row]) -> None:
     mine = [int(row["ip.id"].split(",")[0], 16) for row in rows if row["ip.src"].split(",")[0] == "10.0.2.10"]
-    assert all(b - a in (0, 1) for a, b in zip(mine, mine[1:], strict=False))
+    assert all(b - a in (0, 1) for a, b in pairwise(mine))
 
 
 @needs_tshark
@@ -284,10 +294,12 @@ def test_forged_arp_replies_and_both_frames_of_a_tampered_packet_are_there(tmp_p
     assert [(row["arp.opcode"], row["arp.src.hw_mac"]) for row in rows if row["arp.opcode"]] == [
         ("2", world.evil.mac)
     ] * 2
-    answers = [row for row in rows if row["modbus.func_code"] == "3" and row["tcp.srcport"] == "502"]
-    assert [row["eth.src"] for row in answers[:5]] == [world.plc.mac] * 2 + [world.evil.mac] + [
-        world.plc.mac
-    ] * 2
+    # Requests and answers at 4, 5 and 6 s: each once to the attacker and once from it.
+    forwarded = [row for row in rows if row["eth.src"] == world.evil.mac and int(row["tcp.len"] or 0)]
+    assert [row["ip.src"] for row in forwarded] == ["10.0.2.10", "10.0.3.10"] * 3
+    for row in forwarded:
+        before = rows[int(row["frame.number"]) - 2]
+        assert (before["eth.dst"], before["tcp.seq"]) == (world.evil.mac, row["tcp.seq"])
     assert {row["frame.interface_name"] for row in rows} == {"zone:control"}
 
 

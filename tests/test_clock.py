@@ -702,17 +702,16 @@ async def test_a_job_may_call_the_loop_and_wait_for_its_answer() -> None:
     assert await asyncio.to_thread(job) == 2
 
 
-async def test_a_job_that_waits_for_virtual_time_is_an_error_not_a_hang(
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_job_that_waits_for_virtual_time_is_an_error_not_a_hang(
+    loop: SimLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(testbed.clock, "LONGEST_JOB", 0.05)
-    other = SimLoop()
     gate = threading.Event()
-    other.run_in_executor(None, gate.wait, 10)
+    loop.run_in_executor(None, gate.wait, 10)
+    loop.call_at(1, gate.set)
     with pytest.raises(StalledError, match="another thread"):
-        await asyncio.get_running_loop().run_in_executor(None, lambda: other.run_to(1))
+        loop.run_to(2)
     gate.set()
-    other.close()
 
 
 def test_a_foreign_thread_wakes_a_loop_with_nothing_to_do(

@@ -1535,29 +1535,33 @@ def test_no_module_of_the_simulated_world_names_anything_that_reaches_outside(pa
             assert node.attr in HARMLESS, f"{path}: socket.{node.attr}"
 
 
+#: every way out is reported, and the one that Python code takes is closed as well
 PRISON = textwrap.dedent(
     """
-    import sys, socket
+    import asyncio, random, socket, ssl, sys
 
     outward = []
-    WATCHED = ("socket.connect", "socket.bind", "socket.getaddrinfo", "socket.sendto", "subprocess.Popen", "os.system",
-               "os.exec", "os.posix_spawn", "os.fork", "socket.__new__")
+    WATCHED = ("socket.connect", "socket.bind", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto",
+               "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "socket.__new__")
 
     def audit(event, args):
         if event in WATCHED:
             outward.append((event, repr(args)))
 
-    sys.addaudithook(audit)
-
-    import asyncio, random, ssl
-
     def no_socket(*args, **options):
         raise AssertionError("somebody wants a socket of the operating system")
 
-    socket.socket = socket.create_connection = socket.socketpair = no_socket
+    def lock():
+        socket.socket = socket.create_connection = socket.socketpair = no_socket
+        sys.addaudithook(audit)
 
+    """
+)
+STREAMS_AND_DATAGRAMS = PRISON + textwrap.dedent(
+    """
     from testbed.network import Network
     from testbed.clock import SimLoop
+    lock()
 
     loop = SimLoop()
     network = Network(loop)
@@ -1599,20 +1603,31 @@ PRISON = textwrap.dedent(
     print(task.result(), outward)
     """
 )
+WHOLE_SITE = PRISON + textwrap.dedent(
+    """
+    from scenarios.experiment import Experiment, run
+    lock()
+    run(Experiment("water", (), "SL 0", None, 1, 60.0))
+    print("done", outward)
+    """
+)
 
 
-def test_a_running_world_makes_no_system_call_that_reaches_outside() -> None:
+@pytest.mark.parametrize(
+    "scene",
+    [STREAMS_AND_DATAGRAMS, pytest.param(WHOLE_SITE, marks=pytest.mark.slow)],
+    ids=["streams and datagrams", "whole site"],
+)
+def test_a_running_world_makes_no_system_call_that_reaches_outside(scene: str) -> None:
     told = subprocess.run(
-        [sys.executable, "-c", PRISON], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", scene], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert told.stderr == ""
     assert told.stdout.strip() == "done []"
 
 
 def test_the_audit_hook_of_that_test_would_notice_a_socket() -> None:
-    opens = (
-        PRISON.split("import asyncio", maxsplit=1)[0] + "import _socket\n_socket.socket()\nprint(outward)\n"
-    )
+    opens = PRISON + "import _socket\nlock()\n_socket.socket()\nprint(outward)\n"
     told = subprocess.run([sys.executable, "-c", opens], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "socket.__new__" in told.stdout
 

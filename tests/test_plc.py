@@ -601,7 +601,10 @@ def test_tags_of_a_peer_arrive_with_good_quality(world: SmallWorld) -> None:
     first.start()
     second.start()
     assert quality(second) == (False, False)  # nothing is known before the first answer
+    asked: list[int] = []
+    first.seams.authorize.append(lambda _peer, access: asked.append(access.function))
     world.run(10)
+    assert (asked.count(1), asked.count(4)) == (10, 10)  # INLET is a coil, LEVEL an input register
     assert quality(second) == (True, True)
     assert second.value("SEEN") == pytest.approx(first.value("LEVEL"), abs=31)  # a read and a scan old
     assert second.instance.memory["INLET"] is bool(first.value("INLET"))
@@ -728,6 +731,16 @@ def test_every_format_goes_from_signal_to_memory_and_to_the_wire_and_back(world:
     assert values == {name: pytest.approx(plc.value(name), abs=10) for name in ODD_TAGS}
 
 
+def test_a_reading_that_its_register_cannot_hold_shows_the_registers_end(world: SmallWorld) -> None:
+    asset = controller(tags={**TAGS, "LEVEL": {**TAGS["LEVEL"], "scale": 0.01}})
+    plc = world.plc(asset=asset)
+    plc.start()
+    world.tank.level = 0.9
+    world.run(1)
+    assert plc.value("LEVEL") == pytest.approx(655.35)
+    assert plc.instance.memory["LEVEL"] == pytest.approx(655.35)
+
+
 def test_a_switch_in_a_coil_follows_the_plant(world: SmallWorld) -> None:
     plc = odd_plc(world)
     plc.start()
@@ -799,6 +812,8 @@ def test_a_switch_is_right_on_the_wire_whatever_the_program_does_to_it(world: Sm
 def test_a_program_without_a_variable_for_a_wired_tag_is_found_out(world: SmallWorld) -> None:
     plc = world.plc()
     assert plc.unbound(compile_program(LOGIC)) == []
+    unset = LOGIC.replace("BEAT : UINT;", "").replace("ACK", "DONE")
+    assert plc.unbound(compile_program(unset)) == []  # a setting that no program reads does no harm
     lacking = LOGIC.replace("LEVEL", "HEIGHT").replace("INLET, OUTLET : BOOL;", "INLET : TON; OUTLET : BOOL;")
     lacking = lacking[: lacking.index("OUTLET := TRUE;")] + "END_PROGRAM"
     assert plc.unbound(compile_program(lacking)) == ["INLET", "LEVEL"]
