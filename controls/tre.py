@@ -18,6 +18,7 @@ MECHANISMS = frozenset(
         "ids.alert",
         "login.failed",
         "login.locked",
+        "login.spared",
         "modbus.malformed",
         "mode.refused",
         "mode.request",

@@ -143,7 +143,11 @@ class World:
                     )
                     for peer, what in asset.peers.items()
                 }
-                times = PlcTimes(self.figures["plc.request_cost"], self.figures["plc.watchdog"])
+                times = PlcTimes(
+                    self.figures["plc.request_cost"],
+                    self.figures["plc.watchdog"],
+                    self.figures["plc.peer_stale_after"],
+                )
                 # Controllers are not started in step: each has its own phase within the scan.
                 phase = self.randomness.stream(f"phase:{name}").uniform(0, asset.scan)
                 program = self._program(name, asset)
@@ -181,7 +185,7 @@ class World:
                     host, name, links, self.baseline(), ranges=self.register_ranges()
                 )
             case sites.Siem():
-                self.siems[name] = Siem(host, name)
+                self.siems[name] = Siem(host, name, port=asset.port)
             case _:
                 pass  # office PCs and jump hosts are places to be, with no program of their own
 
@@ -253,7 +257,9 @@ class World:
             raise OtlabError(f"site {self.site.name!r} has no SIEM to send logs to")
         if asset not in self._senders:
             siem = next(iter(self.siems.values()))
-            self._senders[asset] = SyslogSender(self.network.hosts[asset], siem.host.address, self.site.epoch)
+            self._senders[asset] = SyslogSender(
+                self.network.hosts[asset], siem.host.address, self.site.epoch, port=siem.port
+            )
         return self._senders[asset]
 
     def stream(self, name: str) -> random.Random:

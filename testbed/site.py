@@ -334,12 +334,15 @@ class _Asset(Document):
     roles: tuple[str, ...] = ()
 
 
-class Identity(Document):
-    """The answer to Modbus function 43/14, read device identification, basic objects."""
+IdentityText = Annotated[str, StringConstraints(pattern=r"^[ -~]{1,244}$")]
 
-    vendor: Text
-    product: Text
-    revision: Text
+
+class Identity(Document):
+    """The answer to Modbus function 43/14, read device identification, basic objects: ASCII, at most 244 bytes each."""
+
+    vendor: IdentityText
+    product: IdentityText
+    revision: IdentityText
 
 
 class Peer(Document):
@@ -784,6 +787,7 @@ def _asset_references(site: Site) -> Found:
                         yield from _tags_exist(site, (*here, "peers"), peer, what.tags, ("tags",))
             case Hmi():
                 yield from _polls_exist(site, here, asset.polls)
+                yield from _names_apart(site, here, asset.polls)
                 if asset.heartbeat is not None:
                     yield from _writable(site, (*here, "heartbeat"), asset.heartbeat.plc, asset.heartbeat.tag)
                 for alarm, steps in asset.responses.items():
@@ -791,6 +795,7 @@ def _asset_references(site: Site) -> Found:
                         yield from _writable(site, (*here, "responses", alarm, index), step.plc, step.tag)
             case OpcUaServer():
                 yield from _polls_exist(site, here, asset.polls)
+                yield from _names_apart(site, here, asset.polls)
                 yield from _opcua_tags(site, here, asset)
             case Historian():
                 yield from _is(site, (*here, "server"), asset.server, OpcUaServer, "an OPC UA server")
@@ -804,6 +809,17 @@ def _asset_references(site: Site) -> Found:
                         yield (*here, "taps", index), _unknown("zone or conduit", tap, places)
                 if asset.siem is not None:
                     yield from _is(site, (*here, "siem"), asset.siem, Siem, "a SIEM")
+
+
+def _names_apart(site: Site, here: Route, polls: Collection[str]) -> Found:
+    """A station shows tags of several PLCs by name, so the PLCs it polls share none."""
+    owners: dict[str, str] = {}
+    for plc in polls:
+        controller = site.controllers().get(plc)
+        for tag in controller.tags if controller is not None else ():
+            first = owners.setdefault(tag, plc)
+            if first != plc:
+                yield (*here, "polls", plc), f"tag {tag!r} of {plc} has the name of a tag of {first}"
 
 
 def _opcua_tags(site: Site, here: Route, asset: OpcUaServer) -> Found:
