@@ -702,6 +702,8 @@ def _asset_places(site: Site) -> Found:
                 ("assets", name, "address"),
                 f"{asset.address} names the network {zone.network}, not a host in it",
             )
+        elif asset.address == str(zone.network[1] if zone.network.num_addresses > 1 else zone.network[0]):
+            yield ("assets", name, "address"), f"{asset.address} is the gateway's of zone {asset.zone!r}"
         first = holders.setdefault(asset.address, name)
         if first != name:
             yield ("assets", name, "address"), f"{asset.address} is already the address of {first!r}"
