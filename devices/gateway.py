@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 
 from devices.audit import Audit
@@ -63,7 +62,7 @@ class Gateway:
         update = self.server.update
         plcs = list(self.asset.polls)
         due = self.loop.time() + period * (plcs.index(plc) + 0.5) / len(plcs)
-        await asyncio.sleep(due - self.loop.time())
+        await self.loop.until(due)
         while True:
             values = await poller.poll()
             if values is not None:
@@ -76,7 +75,7 @@ class Gateway:
                     update(tag, value, good=False)
                 known = {}
             due = max(due + period, self.loop.time())
-            await asyncio.sleep(due - self.loop.time())
+            await self.loop.until(due)
 
     async def _write(self, tag: UaTag, value: float) -> bool:
         plc, description = self._where[tag.name]

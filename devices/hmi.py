@@ -146,7 +146,7 @@ class Hmi:
             elif now - self.fresh[plc] > self.stale_after:
                 self._raise(Alarm(plc, "COMM", now, 0.0))
             due = max(due + period, now)
-            await asyncio.sleep(due - now)
+            await self.loop.until(due)
 
     def _judge(self, limits: _Limits, value: float, due: float, now: float) -> None:
         """Judge a value that was ``due`` then; delays count from poll to poll, however long the answers took."""

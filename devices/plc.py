@@ -339,7 +339,7 @@ class Plc:
                 self.peer_good[peer] = good
                 self.audit("peer.good" if good else "peer.bad", peer=peer)
             due = max(due + every, self.loop.time())
-            await asyncio.sleep(due - self.loop.time())
+            await self.loop.until(due)
 
     def _put(self, name: str, value: float) -> None:
         """Give a variable a value from outside; what its type cannot hold (a NaN for a whole number) it never gets."""

@@ -107,10 +107,16 @@ def _escape(text: str) -> str:
 
 
 class SyslogSender:
-    """An audit sink that sends each event from ``host`` to UDP ``port`` of a collector; a lost one is lost."""
+    """An audit sink that sends each event from ``host`` to UDP ``port`` of a collector; a lost one is lost.
 
-    def __init__(self, host: Host, collector: str, epoch: datetime, port: int = PORT) -> None:
+    ``delay`` (s) is what log forwarders wait to send several at once; the message keeps the time of its event.
+    """
+
+    def __init__(
+        self, host: Host, collector: str, epoch: datetime, port: int = PORT, *, delay: float = 0.0
+    ) -> None:
         self.host, self.collector, self.epoch, self.port = host, collector, epoch, port
+        self.delay = delay
         self._transport: asyncio.DatagramTransport | None = None
         self._early: list[bytes] = []
 
@@ -130,8 +136,16 @@ class SyslogSender:
         self._early.clear()
 
     def __call__(self, source: str, kind: str, data: dict[str, Any]) -> None:
-        now = self.host.network.loop.time()
-        raw = encode(source, kind, data, self.epoch + timedelta(seconds=now))
+        loop = self.host.network.loop
+        raw = encode(source, kind, data, self.epoch + timedelta(seconds=loop.time()))
+        if self.delay > 0:
+            loop.wake(loop.time() + self.delay, self._send, raw)
+        else:
+            self._send(raw)
+
+    def _send(self, raw: bytes) -> None:
+        if not self.host.up:
+            return
         if self._transport is None:
             self._early.append(raw)
         else:

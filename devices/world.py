@@ -258,7 +258,11 @@ class World:
         if asset not in self._senders:
             siem = next(iter(self.siems.values()))
             self._senders[asset] = SyslogSender(
-                self.network.hosts[asset], siem.host.address, self.site.epoch, port=siem.port
+                self.network.hosts[asset],
+                siem.host.address,
+                self.site.epoch,
+                siem.port,
+                delay=self.figures["siem.forward_delay"],
             )
         return self._senders[asset]
 

@@ -230,6 +230,13 @@ class SimLoop(asyncio.BaseEventLoop):
         env = self.env
         heappush(env._queue, (when, priority, next(env._eid), Wakeup(action, data, self)))  # type: ignore[misc]
 
+    async def until(self, when: float) -> None:
+        """Wait until virtual second ``when``: ``asyncio.sleep`` at half its cost, for what sleeps every second."""
+        if when > self.env._now:
+            waiter = self.create_future()
+            self.wake(when, _awaken, waiter)
+            await waiter
+
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.Handle:
@@ -687,6 +694,11 @@ def _is_canceled(event: object) -> bool:
 
 def _described(event: object) -> str:
     return repr(event.action if isinstance(event, Wakeup) else event)
+
+
+def _awaken(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 def _nothing(_: object) -> None:

@@ -322,6 +322,22 @@ def test_an_event_of_a_device_reaches_the_siem_over_the_wire(world: SmallWorld) 
     assert alert.time == pytest.approx(12.345, abs=0.01)
 
 
+def test_a_forwarder_that_waits_keeps_the_time_of_the_event(world: SmallWorld) -> None:
+    siem, alerts = collector(world)
+    host = world.network.host("dev1", "control", "10.0.1.30")
+    slow = SyslogSender(host, "10.0.2.60", EPOCH, delay=1.5)
+    slow.start()
+    seen: list[bytes] = []
+    world.network.conduits["boundary"].add_tap(lambda _link, packet: seen.append(packet.payload))
+    world.run(10)
+    slow("dev1", "program.loaded", {"peer": "10.0.1.99"})
+    world.run(1)
+    assert siem.messages == 0
+    world.run(1)
+    assert alerts[0].time == pytest.approx(11.5, abs=0.01)
+    assert b"06:00:10.000Z" in seen[0]
+
+
 def test_events_before_the_socket_is_open_are_sent_when_it_is(world: SmallWorld) -> None:
     siem, _ = collector(world)
     audit = sender(world)
