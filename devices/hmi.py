@@ -128,10 +128,7 @@ class Hmi:
 
     async def _watch(self, plc: str, period: float, poller: StationPoller) -> None:
         limits = self._limits[plc]
-        # Polls of several PLCs are spread over the period, as any driver does to spare its network.
-        plcs = list(self.asset.polls)
-        due = self.loop.time() + period * plcs.index(plc) / len(plcs)
-        await asyncio.sleep(due - self.loop.time())
+        due = self.loop.time()
         while True:
             values = await poller.poll()
             now = self.loop.time()
