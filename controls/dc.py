@@ -8,7 +8,6 @@ from controls.si import secure_opcua
 from devices.modbus import Access, Peer
 from devices.plc import ILLEGAL_FUNCTION
 from devices.world import World
-from testbed import site as sites
 
 ENCRYPT = "Basic256Sha256_SignAndEncrypt"
 
@@ -20,11 +19,7 @@ def restricted_programs(world: World) -> None:
 
 
 def _uploads_from(world: World, plc: str) -> Callable[[Peer, Access], int | None]:
-    engineers = {
-        world.network.hosts[name].address
-        for name, asset in world.site.assets.items()
-        if isinstance(asset, sites.Workstation) and plc in asset.programs
-    }
+    engineers = world.programmers(plc)
 
     def authorize(peer: Peer, access: Access) -> int | None:
         return ILLEGAL_FUNCTION if access.function == 20 and peer.address not in engineers else None

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from devices.modbus import Access, Peer
 from devices.plc import ILLEGAL_FUNCTION
 from devices.world import World
-from testbed import site as sites
 from testbed.firewall import RateLimit
 
 #: What monitoring and control need; programs move by 20 and 21 from the workstation only.
@@ -39,11 +38,7 @@ def least_functionality(world: World) -> None:
 
 
 def _needed(world: World, plc: str) -> Callable[[Peer, Access], int | None]:
-    engineers = {
-        world.network.hosts[name].address
-        for name, asset in world.site.assets.items()
-        if isinstance(asset, sites.Workstation) and plc in asset.programs
-    }
+    engineers = world.programmers(plc)
 
     def authorize(peer: Peer, access: Access) -> int | None:
         if access.function in NEEDED or (access.function in (20, 21) and peer.address in engineers):

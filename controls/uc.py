@@ -9,10 +9,9 @@ from devices.accounts import User
 from devices.audit import Audit
 from devices.modbus import Access, Peer
 from devices.opcua_model import UaTag, UaUser
-from devices.plc import ILLEGAL_FUNCTION, SYSTEM, Plc
+from devices.plc import ILLEGAL_FUNCTION, SYSTEM
 from devices.registers import Table
 from devices.world import World
-from testbed import site as sites
 
 WRITERS = frozenset({"operator", "engineer", "supervisor", "admin"})
 
@@ -35,17 +34,12 @@ def roles(world: World) -> None:
 def device_rights(world: World) -> None:
     """SR 2.1 RE 1: programs and devices too: a PLC takes writes only from assets whose documented task it is."""
     for name, plc in world.plcs.items():
-        plc.seams.authorize.append(_writes_from(world, name, plc))
+        plc.seams.authorize.append(_writes_from(world, name))
 
 
-def _writes_from(world: World, name: str, plc: Plc) -> Callable[[Peer, Access], int | None]:
-    writers: set[str] = set()
-    engineers: set[str] = set()
-    for asset_name, asset in world.site.assets.items():
-        if isinstance(asset, sites.Hmi | sites.OpcUaServer) and name in asset.polls:
-            writers.add(world.network.hosts[asset_name].address)
-        if isinstance(asset, sites.Workstation) and name in asset.programs:
-            engineers.add(world.network.hosts[asset_name].address)
+def _writes_from(world: World, plc: str) -> Callable[[Peer, Access], int | None]:
+    engineers = world.programmers(plc)
+    writers = engineers | world.commanders(plc)
 
     def authorize(peer: Peer, access: Access) -> int | None:
         if access.function in (20, 21) or (
@@ -55,7 +49,7 @@ def _writes_from(world: World, name: str, plc: Plc) -> Callable[[Peer, Access], 
         ):
             return None if peer.address in engineers else ILLEGAL_FUNCTION
         if access.kind == "write":
-            return None if peer.address in writers or peer.address in engineers else ILLEGAL_FUNCTION
+            return None if peer.address in writers else ILLEGAL_FUNCTION
         return None
 
     return authorize

@@ -295,6 +295,22 @@ class World:
         plc = self.plcs.get(asset)
         return plc.seams.port if plc is not None and documented == plc.asset.port else documented
 
+    def programmers(self, plc: str) -> frozenset[str]:
+        """Addresses of the workstations whose documented task it is to load the logic of ``plc``."""
+        return frozenset(
+            asset.address
+            for asset in self.site.assets.values()
+            if isinstance(asset, sites.Workstation) and plc in asset.programs
+        )
+
+    def commanders(self, plc: str) -> frozenset[str]:
+        """Addresses of the stations and servers whose documented task it is to command ``plc``."""
+        return frozenset(
+            asset.address
+            for asset in self.site.assets.values()
+            if isinstance(asset, sites.Hmi | sites.OpcUaServer) and plc in asset.polls
+        )
+
     def register_ranges(self) -> dict[tuple[str, int], tuple[int, int]]:
         """(PLC address, holding register) -> allowed counts, from the engineering ranges of one-register tags."""
         found = {}
