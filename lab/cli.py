@@ -135,7 +135,8 @@ def compare(
         overrides,
     )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    console = Console()
+    # A file or pipe has no width of its own; there the whole table is worth more than short lines.
+    console = Console() if sys.stdout.isatty() else Console(width=120)
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
