@@ -6,10 +6,9 @@ from collections.abc import Callable
 
 from controls.si import secure_opcua
 from devices.modbus import Access, Peer
+from devices.opcua_model import SIGN_AND_ENCRYPT
 from devices.plc import ILLEGAL_FUNCTION
 from devices.world import World
-
-ENCRYPT = "Basic256Sha256_SignAndEncrypt"
 
 
 def restricted_programs(world: World) -> None:
@@ -29,7 +28,7 @@ def _uploads_from(world: World, plc: str) -> Callable[[Peer, Access], int | None
 
 def encrypted_sessions(world: World) -> None:
     """SR 4.1 RE 1: OPC UA sessions, which may come over untrusted networks, are encrypted."""
-    secure_opcua(world, ENCRYPT)
+    secure_opcua(world, SIGN_AND_ENCRYPT)
 
 
 CONTROLS = {"SR 4.1": restricted_programs, "SR 4.1 RE 1": encrypted_sessions}

@@ -5,26 +5,18 @@ from __future__ import annotations
 from typing import Literal
 
 from devices.audit import Audit
-from devices.world import World, port_of, talks_to
+from devices.world import World
 from testbed.firewall import AllowList, ModbusInspection, Rule
 from testbed.network import Conduit, Link, Observer, Packet, Policy, Verdict
 
 
 def documented_rules(world: World) -> list[Rule]:
-    """What the site's file documents, and what its assets do by their entries, as firewall rules."""
+    """The site's legitimate flows as firewall rules, each once."""
     rules: dict[Rule, None] = {}
-    for conduit in world.site.conduits.values():
-        for flow in conduit.flows:
-            protocol: Literal["tcp", "udp"] = "udp" if flow.protocol == "syslog" else "tcp"
-            functions = frozenset(flow.functions) if flow.functions is not None else None
-            port = world.service_port(flow.target, flow.port)
-            rules[Rule(flow.source, flow.target, protocol, port, functions, flow.registers)] = None
-    documented = {(rule.source, rule.target) for rule in rules}
-    for name in world.site.assets:
-        for target in talks_to(world.site, name):
-            if (name, target) not in documented:
-                port = world.service_port(target, port_of(world.site.assets[target]))
-                rules[Rule(name, target, "udp" if target in world.siems else "tcp", port, None, None)] = None
+    for flow in world.legitimate_flows():
+        protocol: Literal["tcp", "udp"] = "udp" if flow.protocol == "syslog" else "tcp"
+        functions = frozenset(flow.functions) if flow.functions is not None else None
+        rules[Rule(flow.source, flow.target, protocol, flow.port, functions, flow.registers)] = None
     return list(rules)
 
 

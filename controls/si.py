@@ -9,12 +9,10 @@ from collections.abc import Callable
 from controls.iac import device_certificates
 from devices.modbus import Access, Peer
 from devices.opcua import make_certificate
-from devices.opcua_model import UaTag
+from devices.opcua_model import SIGN, UaTag
 from devices.plc import ILLEGAL_VALUE, Plc
 from devices.registers import Table
 from devices.world import UaCredentials, World
-
-SIGN = "Basic256Sha256_Sign"
 
 
 def checksums(world: World) -> None:
@@ -33,16 +31,17 @@ def cryptographic_integrity(world: World) -> None:
 
 def secure_opcua(world: World, policy: str) -> None:
     """Let OPC UA servers offer ``policy`` only, and give their clients certificates for it."""
+
+    def papers(name: str) -> tuple[bytes, bytes]:
+        return make_certificate(name, f"urn:{name}:opcua", world.stream(f"certificate:{name}"))
+
     for name, gateway in world.gateways.items():
-        certificate, key = make_certificate(name, f"urn:{name}:opcua", world.stream(f"certificate:{name}"))
         gateway.server.security = (policy,)
-        gateway.server.certificate, gateway.server.key = certificate, key
+        gateway.server.certificate, gateway.server.key = papers(name)
     for name in world.historians:
         credentials = world.seams.ua_credentials.setdefault(name, UaCredentials())
         credentials.security = policy
-        credentials.certificate, credentials.key = make_certificate(
-            name, f"urn:{name}:opcua", world.stream(f"certificate:{name}")
-        )
+        credentials.certificate, credentials.key = papers(name)
 
 
 def signed_logic(world: World) -> None:

@@ -10,6 +10,7 @@ Role = Literal["viewer", "operator", "engineer", "admin"]
 
 #: The offers a server can make for a channel's security, weakest first.
 SECURITY = ("None", "Basic256Sha256_Sign", "Basic256Sha256_SignAndEncrypt")
+_, SIGN, SIGN_AND_ENCRYPT = SECURITY
 
 #: Alarm limit -> (state of OPC 10000-9's ExclusiveLimitStateMachineType, severity). Severities go from 1 to 1000
 #: (OPC 10000-5, BaseEventType); these two are assumptions.

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import random
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 from devices.accounts import Accounts
 from devices.audit import Audit
 from devices.gateway import Gateway
 from devices.historian import Historian
 from devices.hmi import Hmi
-from devices.logic import Program, compile_program
+from devices.logic import compile_program
 from devices.modbus import ModbusClient
 from devices.monitor import KnownFlow, Monitor
 from devices.opcua import UaClient
@@ -150,11 +149,11 @@ class World:
                 )
                 # Controllers are not started in step: each has its own phase within the scan.
                 phase = self.randomness.stream(f"phase:{name}").uniform(0, asset.scan)
-                program = self._program(name, asset)
+                where = str(self.site.folder / asset.logic)
+                program = compile_program(self.site.logic(name), where)
                 plc = Plc(host, name, asset, program, self.wiring, times, self.connector(name), peers, phase)
                 unbound = plc.unbound(program)
                 if unbound:
-                    where = str(self.site.folder / asset.logic)
                     raise DocumentError(
                         [
                             Problem(where, 1, 1, name, f"the program has no variable for tag {tag}")
@@ -188,9 +187,6 @@ class World:
                 self.siems[name] = Siem(host, name, port=asset.port)
             case _:
                 pass  # office PCs and jump hosts are places to be, with no program of their own
-
-    def _program(self, name: str, asset: sites.Controller) -> Program:
-        return _compiled(self.site.logic(name), str(self.site.folder / asset.logic))
 
     def _build_hmi(self, host: Host, name: str, asset: sites.Hmi) -> None:
         hmi = Hmi(host, name, asset, self.site.controllers(), self.connector(name), asset.stale_after)
@@ -272,23 +268,36 @@ class World:
 
     # -- what the site documents -------------------------------------------------------------------------------
 
-    def baseline(self) -> list[KnownFlow]:
-        """Every legitimate flow by address: what the site's file documents, and what its assets do by their entries."""
-        flows = []
+    def legitimate_flows(self) -> Iterator[sites.Flow]:
+        """What the site's file documents, whichever conduit it crosses, then what assets do by their entries alone.
+
+        Ports are where the services really are.
+        """
         documented = set()
         for conduit in self.site.conduits.values():
             for flow in conduit.flows:
-                source, target = self.site.assets[flow.source], self.site.assets[flow.target]
-                functions = frozenset(flow.functions) if flow.functions is not None else None
-                port = self.service_port(flow.target, flow.port)
-                flows.append(KnownFlow(source.address, target.address, port, functions))
                 documented.add((flow.source, flow.target))
-        for name, asset in self.site.assets.items():
-            for other in talks_to(self.site, name):
-                if (name, other) not in documented:
-                    port = self.service_port(other, port_of(self.site.assets[other]))
-                    flows.append(KnownFlow(asset.address, self.site.assets[other].address, port))
-        return flows
+                yield flow.model_copy(update={"port": self.service_port(flow.target, flow.port)})
+        for name in self.site.assets:
+            for target in talks_to(self.site, name):
+                if (name, target) not in documented:
+                    port = self.service_port(target, port_of(self.site.assets[target]))
+                    protocol: sites.Protocol = (
+                        "syslog" if target in self.siems else "opcua" if target in self.gateways else "modbus"
+                    )
+                    yield sites.Flow(source=name, target=target, port=port, protocol=protocol)
+
+    def baseline(self) -> list[KnownFlow]:
+        """The legitimate flows by address, as a monitor knows them."""
+        return [
+            KnownFlow(
+                self.site.assets[flow.source].address,
+                self.site.assets[flow.target].address,
+                flow.port,
+                frozenset(flow.functions) if flow.functions is not None else None,
+            )
+            for flow in self.legitimate_flows()
+        ]
 
     def service_port(self, asset: str, documented: int) -> int:
         """Where a service really is: a PLC under Modbus/TLS has moved from its documented port."""
@@ -383,8 +392,3 @@ def talks_to(site: Site, name: str) -> list[str]:
             return [*asset.programs, *siems]
         case _:
             return siems
-
-
-@lru_cache(maxsize=64)
-def _compiled(source: str, file: str) -> Program:
-    return compile_program(source, file)

@@ -55,6 +55,10 @@ class Campaign:
             for seed in self.seeds:
                 yield self.experiment(levels, None, seed)
 
+    def base(self, seed: int) -> Experiment:
+        """No attack and no controls: what every row of this seed is measured against."""
+        return self.experiment(SecurityLevels.uniform(0), None, seed)
+
     @property
     def runs(self) -> int:
         """Runs that a complete campaign takes."""
@@ -128,7 +132,7 @@ def perform(
                 records[twin] = record
         finally:  # whatever interrupts: what is measured is kept
             for experiment in quiet:
-                base = campaign.experiment(SecurityLevels.uniform(0), None, experiment.seed)
+                base = campaign.base(experiment.seed)
                 if experiment in records and base in records:
                     rows[experiment] = measure(records[experiment], records[experiment], records[base])
                     store.put(keys[experiment], rows[experiment])
@@ -136,7 +140,7 @@ def perform(
             (
                 experiment,
                 records[experiment.without_attack()],
-                records[campaign.experiment(SecurityLevels.uniform(0), None, experiment.seed)],
+                records[campaign.base(experiment.seed)],
             )
             for experiment in missing
             if experiment.scenario is not None

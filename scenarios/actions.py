@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from devices.modbus import ModbusClient, Refusal
 from devices.opcua import UaClient, make_certificate
+from devices.opcua_model import SIGN_AND_ENCRYPT
 from devices.poller import checksum, checksum_address
 from devices.registers import Table
 from devices.world import World
@@ -27,9 +28,6 @@ GUESSES = tuple(
     for user in ("operator", "admin", "engineer")
     for password in ("password", "123456", "admin", "scada", "1234", user)
 )
-
-
-ENCRYPTED = "Basic256Sha256_SignAndEncrypt"
 
 
 @dataclass(slots=True)
@@ -169,9 +167,8 @@ async def opcua_write(attack: Attack, step: OpcUaWrite) -> None:
             if reason is not None:
                 attack.note(step, "refused", target=step.server, credentials=kind, reason=reason)
                 if reason.startswith("BadSecurity"):
-                    security = (
-                        ENCRYPTED  # with a certificate of the attacker's own making, which some servers take
-                    )
+                    # With a certificate of the attacker's own making, which some servers take.
+                    security = SIGN_AND_ENCRYPT
                 await asyncio.sleep(1.0)  # a tool that tries passwords waits a little (assumption)
                 continue
             client = tried

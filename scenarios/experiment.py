@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -93,13 +94,7 @@ def site_of(name: str) -> Site:
     return load_site(name, signals=plant.signals, commands=commands)
 
 
-_SITES: dict[str, Site] = {}
-
-
-def _site(name: str) -> Site:
-    if name not in _SITES:
-        _SITES[name] = site_of(name)
-    return _SITES[name]
+_site = cache(site_of)
 
 
 def prepare(experiment: Experiment) -> tuple[World, Scenario | None]:
