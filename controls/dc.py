@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from controls.shapes import Check, Control, Needs
 from controls.si import secure_opcua
 from devices.modbus import Access, Peer
 from devices.opcua_model import SIGN_AND_ENCRYPT
@@ -31,4 +32,10 @@ def encrypted_sessions(world: World) -> None:
     secure_opcua(world, SIGN_AND_ENCRYPT)
 
 
-CONTROLS = {"SR 4.1": restricted_programs, "SR 4.1 RE 1": encrypted_sessions}
+CONTROLS: dict[str, Control] = {"SR 4.1": restricted_programs, "SR 4.1 RE 1": encrypted_sessions}
+
+#: What must be in force for a requirement to mean anything.
+NEEDS: Needs = {}
+
+#: Whether a requirement that is in force does its work, zone by zone; one without a check does while it is on.
+CHECKS: dict[str, Check] = {}

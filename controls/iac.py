@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from controls.shapes import Check, Control, Needs
 from devices.accounts import Accounts
 from devices.certificates import client_context, server_context
 from devices.modbus import Peer
@@ -154,7 +155,7 @@ def lock_out(world: World) -> None:
     rules.lockout_duration = world.figures["lockout.duration"]
 
 
-CONTROLS = {
+CONTROLS: dict[str, Control] = {
     "SR 1.1": human_users,
     "SR 1.1 RE 1": unique_users,
     "SR 1.1 RE 2": code_from_untrusted,
@@ -164,3 +165,15 @@ CONTROLS = {
     "SR 1.5": changed_credentials,
     "SR 1.11": lock_out,
 }
+
+#: What must be in force for a requirement to mean anything.
+NEEDS: Needs = {
+    "SR 1.1 RE 1": ("SR 1.1",),
+    "SR 1.1 RE 2": ("SR 1.1",),
+    "SR 1.1 RE 3": ("SR 1.1",),
+    "SR 1.5": ("SR 1.1",),
+    "SR 1.11": ("SR 1.1",),
+}
+
+#: Whether a requirement that is in force does its work, zone by zone; one without a check does while it is on.
+CHECKS: dict[str, Check] = {}

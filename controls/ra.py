@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from controls.shapes import Check, Control, Needs
 from devices.modbus import Access, Peer
 from devices.plc import ILLEGAL_FUNCTION
 from devices.world import World
@@ -48,8 +49,14 @@ def _needed(world: World, plc: str) -> Callable[[Peer, Access], int | None]:
     return authorize
 
 
-CONTROLS = {
+CONTROLS: dict[str, Control] = {
     "SR 7.1": bounded_communication,
     "SR 7.1 RE 1": managed_load,
     "SR 7.7": least_functionality,
 }
+
+#: What must be in force for a requirement to mean anything.
+NEEDS: Needs = {"SR 7.1 RE 1": ("SR 7.1",)}
+
+#: Whether a requirement that is in force does its work, zone by zone; one without a check does while it is on.
+CHECKS: dict[str, Check] = {}

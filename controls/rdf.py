@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from controls.shapes import Check, Control, Needs
 from devices.audit import Audit
 from devices.world import World
 from testbed.firewall import AllowList, ModbusInspection, Rule
@@ -82,8 +83,14 @@ def deny_by_default(world: World) -> None:
         conduit.add_policy("SR 5.2 RE 1 inspection", ModbusInspection(rules))
 
 
-CONTROLS = {
+CONTROLS: dict[str, Control] = {
     "SR 5.1": segmentation,
     "SR 5.2": boundary_protection,
     "SR 5.2 RE 1": deny_by_default,
 }
+
+#: What must be in force for a requirement to mean anything.
+NEEDS: Needs = {}
+
+#: Whether a requirement that is in force does its work, zone by zone; one without a check does while it is on.
+CHECKS: dict[str, Check] = {}

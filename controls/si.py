@@ -7,6 +7,7 @@ import hmac
 from collections.abc import Callable
 
 from controls.iac import device_certificates
+from controls.shapes import Check, Control, Needs
 from devices.modbus import Access, Peer
 from devices.opcua import make_certificate
 from devices.opcua_model import SIGN, UaTag
@@ -98,10 +99,16 @@ def deterministic_output(world: World) -> None:
         }
 
 
-CONTROLS = {
+CONTROLS: dict[str, Control] = {
     "SR 3.1": checksums,
     "SR 3.1 RE 1": cryptographic_integrity,
     "SR 3.4": signed_logic,
     "SR 3.5": input_validation,
     "SR 3.6": deterministic_output,
 }
+
+#: What must be in force for a requirement to mean anything.
+NEEDS: Needs = {}
+
+#: Whether a requirement that is in force does its work, zone by zone; one without a check does while it is on.
+CHECKS: dict[str, Check] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from controls.shapes import Check, Control, Needs
 from controls.uc import devices_with_audit
 from devices.audit import Sink
 from devices.syslog import SyslogSender
@@ -57,4 +58,10 @@ def _only_mechanisms(sender: SyslogSender) -> Sink:
     return sink
 
 
-CONTROLS = {"SR 6.2": continuous_monitoring}
+CONTROLS: dict[str, Control] = {"SR 6.2": continuous_monitoring}
+
+#: What must be in force for a requirement to mean anything.
+NEEDS: Needs = {}
+
+#: Whether a requirement that is in force does its work, zone by zone; one without a check does while it is on.
+CHECKS: dict[str, Check] = {}

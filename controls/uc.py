@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from controls.shapes import Check, Control, Needs
 from devices.accounts import User
 from devices.audit import Audit
 from devices.modbus import Access, Peer
@@ -94,10 +95,19 @@ def central_audit(world: World) -> None:
             audit.sinks.append(sender)
 
 
-CONTROLS = {
+CONTROLS: dict[str, Control] = {
     "SR 2.1": roles,
     "SR 2.1 RE 1": device_rights,
     "SR 2.5": session_lock,
     "SR 2.8": auditable_events,
     "SR 2.8 RE 1": central_audit,
 }
+
+#: What must be in force for a requirement to mean anything.
+NEEDS: Needs = {
+    "SR 2.1": ("SR 1.1",),
+    "SR 2.5": ("SR 1.1",),
+}
+
+#: Whether a requirement that is in force does its work, zone by zone; one without a check does while it is on.
+CHECKS: dict[str, Check] = {}

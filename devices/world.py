@@ -97,6 +97,8 @@ class World:
         self.operators: dict[str, Operator] = {}
         #: account store of the site, None while nothing asks who anybody is
         self.accounts: Accounts | None = None
+        #: ids of the IEC 62443-3-3 requirements in force, in the standard's order
+        self.requirements: tuple[str, ...] = ()
         #: what firewalls at conduits have to say, by conduit
         self.boundary_audits: dict[str, Audit] = {}
         self._senders: dict[str, SyslogSender] = {}

@@ -15,6 +15,8 @@ from testbed.errors import OtlabError
 
 #: How long a run is unless told otherwise: five quiet minutes, then thirty-five for the attack to show.
 DURATION = 2400.0
+#: What `compare` runs unless told otherwise: one attack on each of commands, parameters, readings and load.
+STANDARD = ("opcua-setpoint", "plc-flood", "unauthorized-write", "wire-spoof")
 #: Runs of a cell: below six, the median detection time has no upper end of its interval.
 SEEDS = 6
 
@@ -74,7 +76,10 @@ _duration = click.option(
 @main.command()
 @_site
 @click.option(
-    "--scenario", "scenarios", multiple=True, help="A scenario's name or file; all shipped ones if not given."
+    "--scenario",
+    "scenarios",
+    multiple=True,
+    help=f"A scenario's name or file; {', '.join(STANDARD)} if not given.",
 )
 @click.option(
     "--level",
@@ -118,10 +123,10 @@ def compare(
     from results.store import RowStore, save_bytes, save_text
     from scenarios.actions import check_against
     from scenarios.experiment import site_of
-    from scenarios.model import load_scenario, scenario_names
+    from scenarios.model import load_scenario
     from testbed.figures import load_figures
 
-    names = scenarios or scenario_names()
+    names = scenarios or STANDARD
     described = site_of(site)
     for name in names:
         check_against(described, load_scenario(name))
@@ -238,8 +243,8 @@ def list_() -> None:
     click.echo("Scenarios")
     for name in scenario_names():
         found = load_scenario(name)
-        techniques = ", ".join(dict.fromkeys(step.technique for step in found.steps))
-        click.echo(f"  {name:22} {found.title} ({techniques})")
+        techniques = ", ".join(dict.fromkeys(step.technique for step in found.steps if step.technique))
+        click.echo(f"  {name:22} {found.title} ({techniques or 'no attacker'})")
     requirements = catalogue()
     click.echo(
         f"Requirements that act ({len(CONTROLS)} of {len(requirements)}), with the lowest level that needs them"

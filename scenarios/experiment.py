@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -15,6 +16,7 @@ from devices.siem import SecurityAlert
 from devices.wiring import TRIP
 from devices.world import World
 from scenarios.actions import carry_out, check_against, place_attacker
+from scenarios.attack import Attack
 from scenarios.functions import FunctionWatch
 from scenarios.model import Scenario, load_scenario
 from testbed.capture import Capture
@@ -150,8 +152,8 @@ def _run(world: World, scenario: Scenario | None, experiment: Experiment) -> Run
         siem.on_alert.append(alerted)
     world.start()
     watch.start(WARM_UP)
-    if attack is not None:
-        attack.host.spawn(carry_out(attack), "attack")
+    if attack is not None and scenario is not None:
+        _set_off(world, attack, scenario)
     # Reference counting frees nearly everything; the collector's passes over a live world only cost time.
     collecting = gc.isenabled()
     gc.disable()
@@ -162,6 +164,21 @@ def _run(world: World, scenario: Scenario | None, experiment: Experiment) -> Run
             gc.enable()
     watch.finish(experiment.duration)
     return _fill(record, world, watch, attack.state if attack is not None else None)
+
+
+def _set_off(world: World, attack: Attack, scenario: Scenario) -> None:
+    """Run the scenario as a program of the attacker's machine, or of no machine where nobody attacks."""
+    if attack.attacker is not None:
+        attack.attacker.spawn(carry_out(attack, scenario), "attack")
+        return
+    task = world.loop.create_task(carry_out(attack, scenario))
+
+    def ended(task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            world.loop.fail(error)
+
+    task.add_done_callback(ended)
 
 
 def _fill(record: RunRecord, world: World, watch: FunctionWatch, state: Any) -> RunRecord:

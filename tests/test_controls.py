@@ -19,7 +19,8 @@ from devices.workstation import EngineeringError, download, upload
 from devices.world import World
 from scenarios.actions import carry_out, place_attacker
 from scenarios.experiment import Experiment, run, site_of
-from scenarios.model import Attacker, Flood, Scenario, Spoof
+from scenarios.model import Attacker, Scenario
+from scenarios.steps.wire import Flood, Spoof
 from testbed.errors import OtlabError, UnknownNameError
 from testbed.figures import load_figures
 
@@ -304,9 +305,10 @@ def forge(*, fix_checksum: bool) -> Scenario:
 
 def forged_level(world: World, *, fix_checksum: bool) -> tuple[float, bool]:
     """What plc1 believes of LIT301 while somebody forges it, and whether it believes it is good."""
-    attack = place_attacker(world, forge(fix_checksum=fix_checksum))
+    scenario = forge(fix_checksum=fix_checksum)
+    attack = place_attacker(world, scenario)
     world.start()
-    attack.host.spawn(carry_out(attack))
+    attack.host.spawn(carry_out(attack, scenario))
     world.loop.run_to(20)
     memory = world.plcs["plc1"].instance.memory
     world.close()
@@ -459,7 +461,7 @@ def flooded(world: World) -> World:
     )
     attack = place_attacker(world, scenario)
     world.start()
-    attack.host.spawn(carry_out(attack))
+    attack.host.spawn(carry_out(attack, scenario))
     world.loop.run_to(40)
     world.close()
     return world
