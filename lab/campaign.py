@@ -128,7 +128,7 @@ def perform(
         records: dict[Experiment, RunRecord] = {}
         quiet = [experiment for experiment in missing if experiment.scenario is None]
         try:
-            for (twin,), record in _all(_record, [(one,) for one in needed], workers, progress):
+            for (twin,), record in run_all(_record, [(one,) for one in needed], workers, progress):
                 records[twin] = record
         finally:  # whatever interrupts: what is measured is kept
             for experiment in quiet:
@@ -145,13 +145,13 @@ def perform(
             for experiment in missing
             if experiment.scenario is not None
         ]
-        for (experiment,), row in _all(_row, attacked, workers, progress):
+        for (experiment,), row in run_all(_row, attacked, workers, progress):
             rows[experiment] = row
             store.put(keys[experiment], row)
     return [rows[experiment] for experiment in wanted]
 
 
-def _all(
+def run_all(
     function: Callable[..., Any],
     arguments: Sequence[tuple[Any, ...]],
     workers: int,

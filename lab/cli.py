@@ -6,6 +6,8 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -115,7 +117,6 @@ def compare(
 ) -> None:
     """Run attacks against security levels and report detection time and availability."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from controls.catalogue import SecurityLevels
     from lab.campaign import Campaign, perform
@@ -142,17 +143,10 @@ def compare(
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # A file or pipe has no width of its own; there the whole table is worth more than short lines.
     console = Console() if sys.stdout.isatty() else Console(width=120)
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    ) as bar:
-        task = bar.add_task(
-            f"{len(names)} attacks x {len(campaign.profiles)} levels x {seeds} seeds", total=campaign.runs
-        )
-        rows = perform(campaign, RowStore(out / "rows"), workers or cores, lambda: bar.advance(task))
+    title = f"{len(names)} attacks x {len(campaign.profiles)} levels x {seeds} seeds"
+    with _progress(title) as (advance, total):
+        total(campaign.runs)
+        rows = perform(campaign, RowStore(out / "rows"), workers or cores, advance)
     cells = statistics.summarize(rows)
     drawn = figures.standard(rows)
     for name, figure in drawn.items():
@@ -297,10 +291,15 @@ def figures(pattern: str) -> None:
             click.echo(f"{key} = {entry.value:g} {entry.unit}  [{entry.status}] {entry.source}")
 
 
-@main.command()
+@main.group(cls=Group)
+def controls() -> None:
+    """IEC 62443-3-3's requirements: what they are, how the testbed enforces them, what is proved."""
+
+
+@controls.command("list")
 @click.option("--sl", default=None, help="Only what this level, or vector IAC=3,UC=2,..., requires.")
-def controls(sl: str | None) -> None:
-    """List IEC 62443-3-3's requirements: lowest level, and whether the testbed enforces them."""
+def controls_list(sl: str | None) -> None:
+    """List the requirements: lowest level, and whether they act."""
     from controls.catalogue import SecurityLevels, catalogue
     from controls.profiles import CONTROLS, required
 
@@ -312,6 +311,95 @@ def controls(sl: str | None) -> None:
         click.echo(
             f"{name:13} {requirement.fr:4} SL {requirement.min_sl}  {requirement.title}: {acts}{doubt}"
         )
+
+
+@controls.command("show")
+@click.argument("requirement")
+def controls_show(requirement: str) -> None:
+    """Show one requirement, as in "SR 1.1 RE 2" (sr1.1re2 will do): what it does here, its trial, its needs."""
+    from lab.requirements import card, named
+
+    click.echo(card(named(requirement)))
+
+
+@controls.command("coverage")
+def controls_coverage() -> None:
+    """Count, for each foundational requirement and level, what acts and what has a trial."""
+    from lab.requirements import coverage
+
+    click.echo(coverage())
+
+
+@main.command()
+@click.argument("requirements", nargs=-1)
+@click.option("--fr", default=None, help="Only those of one foundational requirement, as in IAC.")
+@click.option(
+    "--pairs", type=click.IntRange(min=1), default=8, show_default=True, help="Pairs of runs of each."
+)
+@click.option(
+    "--workers", type=click.IntRange(min=1), default=None, help="Processes; one per core if not given."
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("runs/ablate"),
+    show_default=True,
+    help="Folder of results.",
+)
+def ablate(requirements: tuple[str, ...], fr: str | None, pairs: int, workers: int | None, out: Path) -> None:
+    """Run requirements on against off, paired on the same seeds, and show which outcome changes.
+
+    Without arguments every requirement is tried. What shows no difference is listed as unproved, and the exit code is
+    then 1.
+    """
+    from controls.catalogue import FOUNDATIONAL, catalogue
+    from lab.ablation import ablate as perform
+    from lab.requirements import named
+    from results.ablation import interval, table
+    from results.store import save_text
+    from testbed.errors import UnknownNameError
+
+    if fr is not None and fr.upper() not in FOUNDATIONAL:
+        raise UnknownNameError("foundational requirement", fr, FOUNDATIONAL)
+    names = [named(one) for one in requirements] or list(catalogue())
+    names = [name for name in names if fr is None or catalogue()[name].fr == fr.upper()]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with _progress(f"{len(names)} requirements x {pairs} pairs") as (advance, total):
+        from scenarios.trials import trials
+
+        total(2 * pairs * sum(name in trials() for name in names))
+        proofs = perform(names, tuple(range(1, pairs + 1)), out, workers or cores, advance)
+    for proof in proofs:
+        shown = proof.shown
+        what = (
+            "no trial"
+            if shown is None
+            else f"{shown.outcome}: {shown.off:.4g} -> {shown.on:.4g}, gain {interval(shown)}"
+        )
+        click.echo(f"{proof.requirement:13} {'proved  ' if proof.proved else 'UNPROVED'} {what}")
+    save_text(out / "table.md", table(proofs))
+    unproved = [proof.requirement for proof in proofs if not proof.proved]
+    click.echo(f"{len(proofs) - len(unproved)} of {len(proofs)} proved; table: {out / 'table.md'}")
+    if unproved:
+        click.echo(f"UNPROVED: {', '.join(unproved)}")
+        raise click.exceptions.Exit(1)
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[tuple[Callable[[], None], Callable[[int], None]]]:
+    """A bar on standard error: what advances it by one, and what sets its length."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    ) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda: bar.advance(task), lambda total: bar.update(task, total=total)
 
 
 if __name__ == "__main__":

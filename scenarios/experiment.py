@@ -17,6 +17,7 @@ from devices.wiring import TRIP
 from devices.world import World
 from scenarios.actions import carry_out, check_against, place_attacker
 from scenarios.attack import Attack
+from scenarios.evidence import evidence_of
 from scenarios.functions import FunctionWatch
 from scenarios.model import Scenario, load_scenario
 from testbed.capture import Capture
@@ -27,6 +28,17 @@ from testbed.randomness import Randomness
 from testbed.site import Site, load_site
 from testbed.trace import Trace
 
+#: What devices, people and steps record in the trace for outcomes to be measured by:
+#:
+#: - ``disclosed`` (source: who got it; ``what``, ``amount`` in items): read-restricted information reached somebody
+#:   whom it is not for
+#: - ``task`` (source: the person; ``task``, ``outcome`` done or refused, ``seconds`` it took): work that somebody of
+#:   the site had to do and did or could not do
+#: - ``response`` (source: who or what acted; ``what``): a defensive action took effect: access withdrawn, malware
+#:   removed, zone cut off, clean program restored
+#: - ``recovered`` (source: the asset; ``seconds`` since it was lost): it does its work again, in its known state
+#: - ``finding`` (source: who found it; ``what``): a review, test or scan showed a weakness before anybody used it
+MARKS = frozenset({"disclosed", "task", "response", "recovered", "finding"})
 #: Seconds that devices get to connect before anything is judged.
 WARM_UP = 30.0
 
@@ -42,6 +54,10 @@ class Experiment:
     seed: int
     duration: float
     overrides: tuple[tuple[str, float], ...] = ()
+    #: compensating countermeasures that are in force, by name
+    compensating: tuple[str, ...] = ()
+    #: maturity level 1 to 4 of the site's practices; None: every control is exactly as it was set up
+    maturity: int | None = None
 
     @classmethod
     def at_level(
@@ -86,6 +102,11 @@ class RunRecord:
     lockouts: int = 0
     operator_delays: list[float] = field(default_factory=list)
     missed: int = 0
+    #: trace events of the kinds in ``MARKS``, as (time, kind, source, data)
+    marks: list[tuple[float, str, str, dict[str, Any]]] = field(default_factory=list)
+    #: acts that somebody should be able to prove afterwards, and those that a trustworthy record does prove
+    deeds: int = 0
+    proven: int = 0
 
 
 def site_of(name: str) -> Site:
@@ -194,6 +215,10 @@ def _fill(record: RunRecord, world: World, watch: FunctionWatch, state: Any) -> 
         for event in events
         if event.kind == "trip" and event.data["on"]
     ]
+    record.marks = [
+        (event.time, event.kind, event.source, dict(event.data)) for event in events if event.kind in MARKS
+    ]
+    record.deeds, record.proven = evidence_of(world)
     noticed = [
         (event.time, "operator", f"{event.data['tag']}:{event.data['level']}")
         for event in events

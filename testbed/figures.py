@@ -1,6 +1,7 @@
 """Every assumed or sourced number that a user may want to change, in one table with its origin.
 
-The table is ``data/figures.yaml``; to add a figure, add its entry there and read it as ``figures["its.key"]``.
+The table is the files of ``data/figures``, one a topic; to add a figure, add its entry there and read it as
+``figures["its.key"]``.
 A number that belongs to one site (a zone's latency, a tank's size) stands in the site's file instead, and one that
 follows from a standard or from physics stands in the code beside its citation.
 """
@@ -55,7 +56,7 @@ FigureKey = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*(\.[a-z0-
 
 
 class FigureTable(RootModel[dict[FigureKey, Figure]]):
-    """The shape of ``figures.yaml``: dotted keys, each with a figure."""
+    """The shape of a file of figures: dotted keys, each with a figure."""
 
 
 class Figures(Mapping[str, float]):
@@ -132,5 +133,11 @@ def load_figures(path: str | Path | None = None) -> Figures:
 
 @cache
 def _shipped() -> Figures:
-    with as_file(files("testbed") / "data" / "figures.yaml") as path:
-        return Figures(load(path, FigureTable).root)
+    entries: dict[str, Figure] = {}
+    with as_file(files("testbed") / "data" / "figures") as folder:
+        for path in sorted(Path(folder).glob("*.yaml")):
+            found = load(path, FigureTable).root
+            if twice := sorted(entries.keys() & found.keys()):
+                raise OtlabError(f"{path.name}: {', '.join(twice)} stands in another file of figures already")
+            entries.update(found)
+    return Figures(entries)

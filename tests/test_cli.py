@@ -63,8 +63,8 @@ def test_list_names_sites_scenarios_and_what_acts(tmp_path: Path) -> None:
 
 
 def test_controls_tells_the_whole_catalogue_and_what_a_level_needs(tmp_path: Path) -> None:
-    assert len(otlab("controls", cwd=tmp_path).stdout.splitlines()) == 100
-    lines = otlab("controls", "--sl", "TRE=2", cwd=tmp_path).stdout.splitlines()
+    assert len(otlab("controls", "list", cwd=tmp_path).stdout.splitlines()) == 100
+    lines = otlab("controls", "list", "--sl", "TRE=2", cwd=tmp_path).stdout.splitlines()
     assert [line.split("  ")[0].strip() for line in lines] == ["SR 6.1", "SR 6.2"]
 
 
