@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from testbed.errors import OtlabError
+from testbed.errors import OtlabError, UnknownNameError
 
 #: The seven foundational requirements in the standard's order.
 FOUNDATIONAL = ("IAC", "UC", "SI", "DC", "RDF", "TRE", "RA")
@@ -55,6 +55,17 @@ def catalogue() -> dict[str, Requirement]:
             name, row["fr"], row["title"], int(row["min_sl"]), row["paraphrase"], row["source"]
         )
     return found
+
+
+def requirement_id(text: str) -> str:
+    """The requirement that a user means: "SR 1.1 RE 2", "sr1.1re2", "1.1 re2". Raises UnknownNameError."""
+    found = re.fullmatch(r"(?i)\s*(?:SR)?\s*(\d\.\d{1,2})\s*(?:RE\s*(\d))?\s*", text)
+    name = text.strip()
+    if found is not None:
+        name = f"SR {found[1]}" + (f" RE {found[2]}" if found[2] else "")
+    if name not in catalogue():
+        raise UnknownNameError("requirement", name, catalogue())
+    return name
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,12 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from controls.catalogue import SecurityLevels
+from controls.selection import Selection, select
 from results.metrics import measure
 from results.rows import Row
 from results.store import RowStore, content_key
 from scenarios.experiment import Experiment, RunRecord, run
 from testbed.errors import RunError
 
+#: What rows are measured against: no control at all.
+NOTHING = select(SecurityLevels.uniform(0))
 PACKAGES = ("testbed", "devices", "controls", "scenarios", "results")
 
 
@@ -33,31 +36,31 @@ class Campaign:
 
     site: str
     scenarios: tuple[str, ...]
-    profiles: tuple[SecurityLevels, ...]
+    profiles: tuple[Selection, ...]
     seeds: tuple[int, ...]
     duration: float
     overrides: tuple[tuple[str, float], ...] = ()
 
-    def experiment(self, levels: SecurityLevels, scenario: str | None, seed: int) -> Experiment:
+    def experiment(self, selection: Selection, scenario: str | None, seed: int) -> Experiment:
         """One cell of the campaign."""
-        return Experiment.at_level(self.site, levels, scenario, seed, self.duration, self.overrides)
+        return Experiment.of(self.site, selection, scenario, seed, self.duration, self.overrides)
 
     def experiments(self) -> Iterator[Experiment]:
         """Every row-giving experiment: the attack-free run of each profile, then the attacks."""
-        for levels in self.profiles:
+        for selection in self.profiles:
             for seed in self.seeds:
                 for scenario in (None, *self.scenarios):
-                    yield self.experiment(levels, scenario, seed)
+                    yield self.experiment(selection, scenario, seed)
 
     def twins(self) -> Iterator[Experiment]:
         """Every attack-free experiment that rows are measured against, the base included."""
-        for levels in dict.fromkeys((SecurityLevels.uniform(0), *self.profiles)):
+        for selection in dict.fromkeys((NOTHING, *self.profiles)):
             for seed in self.seeds:
-                yield self.experiment(levels, None, seed)
+                yield self.experiment(selection, None, seed)
 
     def base(self, seed: int) -> Experiment:
         """No attack and no controls: what every row of this seed is measured against."""
-        return self.experiment(SecurityLevels.uniform(0), None, seed)
+        return self.experiment(NOTHING, None, seed)
 
     @property
     def runs(self) -> int:
@@ -92,6 +95,7 @@ def key_of(experiment: Experiment) -> str:
     if experiment.scenario and scenario.is_file():
         description["scenario_text"] = hashlib.sha256(scenario.read_bytes()).hexdigest()
     description["requirements"] = list(experiment.requirements)
+    description["compensating"] = list(experiment.compensating)
     description["overrides"] = [list(pair) for pair in experiment.overrides]
     return content_key(description)
 

@@ -8,12 +8,18 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import wraps
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from testbed.errors import OtlabError
+
+if TYPE_CHECKING:
+    from controls.selection import Selection
 
 #: How long a run is unless told otherwise: five quiet minutes, then thirty-five for the attack to show.
 DURATION = 2400.0
@@ -75,6 +81,66 @@ _duration = click.option(
 )
 
 
+_compensate = click.option(
+    "--compensate", "compensating", multiple=True, metavar="NAME", help="A compensating countermeasure."
+)
+
+
+def _selected(command: Callable[..., None]) -> Callable[..., None]:
+    """Options that say what is in force; the command gets them as ``selection``, to be called for the Selection."""
+
+    @click.option(
+        "--sl", "--sl-vector", "sl", default=None, help="Security level 0-4, or IAC=3,UC=2,... [default: 0]"
+    )
+    @click.option(
+        "--with", "added", multiple=True, metavar="SR|FR", help="Add a requirement, or a whole FR as in IAC."
+    )
+    @click.option(
+        "--without", "removed", multiple=True, metavar="SR|FR", help="Take one away, or a whole FR."
+    )
+    @click.option(
+        "--controls", "file", default=None, metavar="FILE", help="A file that says all this; instead of --sl."
+    )
+    @_compensate
+    @click.option(
+        "--maturity", type=click.IntRange(1, 4), default=None, help="Maturity level of the practices."
+    )
+    @wraps(command)
+    def selected(
+        sl: str | None,
+        added: tuple[str, ...],
+        removed: tuple[str, ...],
+        file: str | None,
+        compensating: tuple[str, ...],
+        maturity: int | None,
+        **rest: Any,
+    ) -> None:
+        def selection() -> Selection:
+            from controls.catalogue import SecurityLevels
+            from controls.selection import load_selection, select
+
+            if file is None:
+                return select(
+                    SecurityLevels.parse(sl or "0"),
+                    added,
+                    removed,
+                    compensating=compensating,
+                    maturity=maturity,
+                )
+            if sl is not None or added or removed:
+                raise OtlabError("--controls says what is in force; leave out --sl, --with and --without")
+            found = load_selection(file)
+            return replace(
+                found,
+                compensating=(*found.compensating, *compensating),
+                maturity=maturity if maturity is not None else found.maturity,
+            )
+
+        command(selection=selection, **rest)
+
+    return selected
+
+
 @main.command()
 @_site
 @click.option(
@@ -90,6 +156,17 @@ _duration = click.option(
     type=click.IntRange(0, 4),
     help="A security level; 0 to 4 if not given.",
 )
+@click.option(
+    "--controls", "files", multiple=True, metavar="FILE", help="Also compare what this file puts in force."
+)
+@click.option(
+    "--maturity",
+    "maturities",
+    multiple=True,
+    type=click.IntRange(1, 4),
+    help="Maturity levels of the practices, each with each level; none (perfect practice) if not given.",
+)
+@_compensate
 @click.option(
     "--seeds", type=click.IntRange(min=1), default=SEEDS, show_default=True, help="Runs of each cell."
 )
@@ -109,6 +186,9 @@ def compare(
     site: str,
     scenarios: tuple[str, ...],
     levels: tuple[int, ...],
+    files: tuple[str, ...],
+    maturities: tuple[int, ...],
+    compensating: tuple[str, ...],
     seeds: int,
     duration: float,
     workers: int | None,
@@ -119,6 +199,7 @@ def compare(
     from rich.console import Console
 
     from controls.catalogue import SecurityLevels
+    from controls.selection import load_selection, select
     from lab.campaign import Campaign, perform
     from results import figures, report, statistics
     from results.store import RowStore, save_bytes, save_text
@@ -132,10 +213,19 @@ def compare(
     for name in names:
         check_against(described, load_scenario(name))
     load_figures().with_overrides(dict(overrides))
+    uniform = sorted(set(levels)) or (() if files else range(5))
+    chosen = [
+        *(select(SecurityLevels.uniform(level)) for level in uniform),
+        *(load_selection(file) for file in files),
+    ]
     campaign = Campaign(
         site,
         tuple(names),
-        tuple(SecurityLevels.uniform(level) for level in sorted(set(levels or range(5)))),
+        tuple(
+            replace(one, maturity=maturity, compensating=(*one.compensating, *compensating))
+            for one in chosen
+            for maturity in (sorted(set(maturities)) or (one.maturity,))
+        ),
         tuple(range(1, seeds + 1)),
         duration,
         overrides,
@@ -168,7 +258,7 @@ def compare(
 @main.command()
 @_site
 @click.option("--scenario", default=None, help="A scenario's name or file; none if not given.")
-@click.option("--sl", default="0", show_default=True, help="Security level 0-4, or IAC=3,UC=2,...")
+@_selected
 @click.option("--seed", type=int, default=1, show_default=True)
 @_duration
 @click.option(
@@ -193,7 +283,7 @@ def compare(
 def run(
     site: str,
     scenario: str | None,
-    sl: str,
+    selection: Callable[[], Selection],
     seed: int,
     duration: float,
     pcap: Path | None,
@@ -204,13 +294,12 @@ def run(
     """Run one experiment and say what happened."""
     from time import perf_counter
 
-    from controls.catalogue import SecurityLevels
     from lab.summary import draw, tell
     from results.store import save_bytes, save_text
     from scenarios.experiment import Experiment
     from scenarios.experiment import run as perform
 
-    experiment = Experiment.at_level(site, SecurityLevels.parse(sl), scenario, seed, duration, overrides)
+    experiment = Experiment.of(site, selection(), scenario, seed, duration, overrides)
     begun = perf_counter()
     record, events = perform(experiment, capture=pcap)
     took = perf_counter() - begun
@@ -317,9 +406,10 @@ def controls_list(sl: str | None) -> None:
 @click.argument("requirement")
 def controls_show(requirement: str) -> None:
     """Show one requirement, as in "SR 1.1 RE 2" (sr1.1re2 will do): what it does here, its trial, its needs."""
-    from lab.requirements import card, named
+    from controls.catalogue import requirement_id
+    from lab.requirements import card
 
-    click.echo(card(named(requirement)))
+    click.echo(card(requirement_id(requirement)))
 
 
 @controls.command("coverage")
@@ -352,16 +442,15 @@ def ablate(requirements: tuple[str, ...], fr: str | None, pairs: int, workers: i
     Without arguments every requirement is tried. What shows no difference is listed as unproved, and the exit code is
     then 1.
     """
-    from controls.catalogue import FOUNDATIONAL, catalogue
+    from controls.catalogue import FOUNDATIONAL, catalogue, requirement_id
     from lab.ablation import ablate as perform
-    from lab.requirements import named
     from results.ablation import interval, table
     from results.store import save_text
     from testbed.errors import UnknownNameError
 
     if fr is not None and fr.upper() not in FOUNDATIONAL:
         raise UnknownNameError("foundational requirement", fr, FOUNDATIONAL)
-    names = [named(one) for one in requirements] or list(catalogue())
+    names = [requirement_id(one) for one in requirements] or list(catalogue())
     names = [name for name in names if fr is None or catalogue()[name].fr == fr.upper()]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with _progress(f"{len(names)} requirements x {pairs} pairs") as (advance, total):

@@ -2,24 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
 from controls.catalogue import FOUNDATIONAL, FR_TITLES, catalogue
 from controls.profiles import CHECKS, CONTROLS, NEEDS, dependents
 from scenarios.model import load_scenario
 from scenarios.trials import trials
-from testbed.errors import UnknownNameError
-
-
-def named(text: str) -> str:
-    """The requirement that a user means: "SR 1.1 RE 2", "sr1.1re2", "1.1 re2". Raises UnknownNameError."""
-    found = re.fullmatch(r"(?i)\s*(?:SR)?\s*(\d\.\d{1,2})\s*(?:RE\s*(\d))?\s*", text)
-    name = text.strip()
-    if found is not None:
-        name = f"SR {found[1]}" + (f" RE {found[2]}" if found[2] else "")
-    if name not in catalogue():
-        raise UnknownNameError("requirement", name, catalogue())
-    return name
 
 
 def what_it_does(name: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import controls.profiles as profiles
 from controls.catalogue import SecurityLevels
+from controls.selection import Selection, select
 from devices.siem import SecurityAlert
 from devices.wiring import TRIP
 from devices.world import World
@@ -60,6 +61,29 @@ class Experiment:
     maturity: int | None = None
 
     @classmethod
+    def of(
+        cls,
+        site: str,
+        selection: Selection,
+        scenario: str | None,
+        seed: int,
+        duration: float,
+        overrides: tuple[tuple[str, float], ...] = (),
+    ) -> Experiment:
+        """The experiment with what ``selection`` puts in force."""
+        return cls(
+            site,
+            selection.requirements,
+            selection.name,
+            scenario,
+            seed,
+            duration,
+            overrides,
+            selection.compensating,
+            selection.maturity,
+        )
+
+    @classmethod
     def at_level(
         cls,
         site: str,
@@ -70,7 +94,7 @@ class Experiment:
         overrides: tuple[tuple[str, float], ...] = (),
     ) -> Experiment:
         """The experiment with every requirement of ``levels`` that acts."""
-        return cls(site, profiles.enforced(levels), str(levels), scenario, seed, duration, overrides)
+        return cls.of(site, select(levels), scenario, seed, duration, overrides)
 
     def without_attack(self) -> Experiment:
         """The twin: the same in every other respect."""

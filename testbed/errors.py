@@ -16,6 +16,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+#: A sentence that lists more names than this is no help any more.
+SHOWN = 24
+
 
 class OtlabError(Exception):
     """Root of every error that is told to a user in a sentence."""
@@ -55,7 +58,8 @@ class UnknownNameError(OtlabError):
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
         close = get_close_matches(name, names, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names) or 'none'}"
+        shown = names if len(names) <= SHOWN else [*names[:SHOWN], f"and {len(names) - SHOWN} more"]
+        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(shown) or 'none'}"
         super().__init__(f"unknown {kind} {name!r}; {hint}")
         self.kind, self.name, self.known = kind, name, tuple(names)
 

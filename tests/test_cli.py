@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from controls.catalogue import SecurityLevels
-from lab.campaign import Campaign, perform
+from lab.campaign import NOTHING, Campaign, perform
 from results.store import RowStore
 
 ROOT = Path(__file__).parent.parent
@@ -188,7 +187,7 @@ def test_compare_writes_a_report_of_its_own_and_runs_nothing_twice(tmp_path: Pat
 
 
 def campaign(scenario: str, seeds: int = 1) -> Campaign:
-    return Campaign("water", (scenario,), (SecurityLevels.uniform(0),), tuple(range(1, seeds + 1)), 90.0)
+    return Campaign("water", (scenario,), (NOTHING,), tuple(range(1, seeds + 1)), 90.0)
 
 
 def test_workers_and_one_process_give_the_same_rows(tmp_path: Path) -> None:
@@ -201,12 +200,12 @@ def test_workers_and_one_process_give_the_same_rows(tmp_path: Path) -> None:
 KILLED = """
 import os, signal
 from pathlib import Path
-from controls.catalogue import SecurityLevels
-from lab.campaign import Campaign, perform
+
+from lab.campaign import NOTHING, Campaign, perform
 from results.store import RowStore
 from testbed.errors import RunError
 
-plan = Campaign("water", ("quick.yaml",), (SecurityLevels.uniform(0),), (1, 2, 3), 90.0)
+plan = Campaign("water", ("quick.yaml",), (NOTHING,), (1, 2, 3), 90.0)
 killed = []
 
 def kill_the_workers():
