@@ -125,7 +125,9 @@ def device_certificates(world: World) -> None:
         plc.seams.tls = server_context(name)
         plc.seams.port = SECURE_PORT
         plc.seams.admit.append(lambda peer: peer.identity is not None)
-    world.seams.modbus_tls = lambda source, _plc: client_context(source, _role(world, source))
+    world.seams.modbus_tls = lambda source, plc: (
+        client_context(source, _role(world, source)) if world.plcs[plc].seams.tls is not None else None
+    )
 
 
 def _role(world: World, asset: str) -> str:

@@ -89,7 +89,8 @@ def apply(world: World, names: Iterable[str]) -> None:
     ordered = check(names)
     world.requirements = ordered
     for name in (*(n for n in ordered if n not in _LATE), *(n for n in _LATE if n in ordered)):
-        CONTROLS[name](world)
+        with world.reach(name):
+            CONTROLS[name](world)
 
 
 def working(world: World, name: str) -> dict[str, bool]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import ssl
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from devices.accounts import Accounts
@@ -38,6 +39,8 @@ from testbed.randomness import Randomness
 from testbed.site import Site
 from testbed.trace import Trace
 
+#: The world's devices by kind: names of the attributes that map assets to them.
+DEVICES = ("plcs", "hmis", "gateways", "historians", "workstations", "monitors", "siems")
 #: A client that only listens looks after its session three times within the server's 60 s (s; assumption).
 UA_KEEP_ALIVE = 20.0
 
@@ -57,8 +60,8 @@ class UaCredentials:
 class WorldSeams:
     """What controls may decide for the world as a whole."""
 
-    #: TLS context of a Modbus client: (source asset, target PLC) -> context
-    modbus_tls: Callable[[str, str], ssl.SSLContext] | None = None
+    #: TLS context of a Modbus client: (source asset, target PLC) -> context, None for a PLC that has no TLS
+    modbus_tls: Callable[[str, str], ssl.SSLContext | None] | None = None
     ua_credentials: dict[str, UaCredentials] = field(default_factory=dict)
     #: readers of PLCs check the checksum that the PLCs then publish
     verify_checksums: bool = False
@@ -336,6 +339,22 @@ class World:
                     low, high = (tag.encode(end)[0] for end in tag.range)
                     found[(self.site.assets[name].address, tag.address)] = (low, high)
         return found
+
+    @contextmanager
+    def reach(self, requirement: str) -> Iterator[None]:
+        """Within it the world's devices are those that have means for ``requirement``: a control reaches no others."""
+        unable = {name for name, asset in self.site.assets.items() if requirement in asset.cannot}
+        if not unable:
+            yield
+            return
+        whole = {group: getattr(self, group) for group in DEVICES}
+        for group, devices in whole.items():
+            setattr(self, group, {name: one for name, one in devices.items() if name not in unable})
+        try:
+            yield
+        finally:
+            for group, devices in whole.items():
+                setattr(self, group, devices)
 
     # -- running -----------------------------------------------------------------------------------------------
 

@@ -294,7 +294,7 @@ def run(
     """Run one experiment and say what happened."""
     from time import perf_counter
 
-    from lab.summary import draw, tell
+    from lab.summary import draw, tell, tell_levels
     from results.store import save_bytes, save_text
     from scenarios.experiment import Experiment
     from scenarios.experiment import run as perform
@@ -309,6 +309,7 @@ def run(
     if timeline is not None:
         save_bytes(timeline, draw(record, events, timeline.suffix))
     tell(record, events)
+    tell_levels(record)
     click.echo(f"{duration:g} simulated s in {took:.2f} s: {duration / took:,.0f} times real time")
 
 

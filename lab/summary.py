@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 
 from rich.console import Console
 from rich.table import Table
 
+from controls.catalogue import FOUNDATIONAL
 from scenarios.experiment import RunRecord, site_of
 from testbed.trace import Trace
 from testbed.units import from_si
@@ -49,6 +51,30 @@ def tell(record: RunRecord, trace: Trace) -> None:
     unsafe = sum(end - start for spans in record.unsafe.values() for start, end in spans)
     parts = [f"{name} lost {seconds:.0f} s" for name, seconds in lost.items()]
     console.print("; ".join([*parts, f"outside the safe envelope {unsafe:.0f} s"]), highlight=False)
+
+
+def tell_levels(record: RunRecord) -> None:
+    """Print, for each zone, the levels wanted, possible and reached in the run, and what is missing."""
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    table = Table(box=None, pad_edge=False)
+    for column in ("zone", "SL-T", "SL-C", "SL-A", "gap", "missing for SL-T"):
+        table.add_column(column)
+    for zone, found in record.levels.items():
+        missing = list(found.missing)
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        table.add_row(
+            zone,
+            *(" ".join(map(str, one)) for one in (found.target, found.capability, found.achieved, found.gap)),
+            ", ".join(missing[:3]) + more or "nothing",
+        )
+    console.print(table, highlight=False)
+    console.print(
+        f"levels in the order {' '.join(FOUNDATIONAL)}; SL-A is the lowest found in the run", highlight=False
+    )
+    standing = {name: by for found in record.levels.values() for name, by in found.stood_for.items()}
+    if standing:
+        names = ", ".join(f"{name} ({by})" for name, by in standing.items())
+        console.print(f"met by compensating countermeasures only: {names}", highlight=False)
 
 
 def _names(kind: str) -> tuple[str, ...]:

@@ -10,8 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import controls.profiles as profiles
+from controls import levels, profiles
 from controls.catalogue import SecurityLevels
+from controls.levels import ZoneLevels
 from controls.selection import Selection, select
 from devices.siem import SecurityAlert
 from devices.wiring import TRIP
@@ -40,6 +41,8 @@ from testbed.trace import Trace
 #: - ``recovered`` (source: the asset; ``seconds`` since it was lost): it does its work again, in its known state
 #: - ``finding`` (source: who found it; ``what``): a review, test or scan showed a weakness before anybody used it
 MARKS = frozenset({"disclosed", "task", "response", "recovered", "finding"})
+#: Seconds between two looks at whether controls are at work, finer than any repair and cheap.
+LEVELS_EVERY = 60.0
 #: Seconds that devices get to connect before anything is judged.
 WARM_UP = 30.0
 
@@ -131,6 +134,8 @@ class RunRecord:
     #: acts that somebody should be able to prove afterwards, and those that a trustworthy record does prove
     deeds: int = 0
     proven: int = 0
+    #: by zone, the lowest levels that were found in the run, looked at every ``LEVELS_EVERY`` s
+    levels: dict[str, ZoneLevels] = field(default_factory=dict)
 
 
 def site_of(name: str) -> Site:
@@ -195,8 +200,16 @@ def _run(world: World, scenario: Scenario | None, experiment: Experiment) -> Run
 
     for siem in world.siems.values():
         siem.on_alert.append(alerted)
+    stood_for: dict[str, str] = {}
+
+    def look(due: float) -> None:
+        found = levels.measure(world, stood_for)
+        record.levels = levels.lowest(record.levels, found) if record.levels else found
+        world.loop.wake(due + LEVELS_EVERY, look, due + LEVELS_EVERY)
+
     world.start()
     watch.start(WARM_UP)
+    world.loop.wake(WARM_UP, look, WARM_UP)
     if attack is not None and scenario is not None:
         _set_off(world, attack, scenario)
     # Reference counting frees nearly everything; the collector's passes over a live world only cost time.
@@ -208,6 +221,7 @@ def _run(world: World, scenario: Scenario | None, experiment: Experiment) -> Run
         if collecting:
             gc.enable()
     watch.finish(experiment.duration)
+    look(experiment.duration)
     return _fill(record, world, watch, attack.state if attack is not None else None)
 
 

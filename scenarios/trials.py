@@ -18,9 +18,7 @@ from controls.catalogue import catalogue
 from scenarios.experiment import Experiment
 from testbed.document import Document, load
 from testbed.errors import OtlabError, UnknownNameError
-from testbed.site import Name
-
-RequirementId = Annotated[str, StringConstraints(pattern=r"^SR \d\.\d{1,2}( RE \d)?$")]
+from testbed.site import Name, RequirementId
 
 
 class Trial(Document):

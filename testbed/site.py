@@ -322,8 +322,14 @@ TagNames: TypeAlias = dict[Name, tuple[TagName, ...]]  # PLC -> tags
 # ---------------------------------------------------------------------------------------------------- assets
 
 
+RequirementId = Annotated[str, StringConstraints(pattern=r"^SR \d\.\d{1,2}( RE \d)?$")]
+
+
 class _Asset(Document):
-    """What every asset tells: where it is and what it is (IEC 62443-3-2 ZCR 6.4)."""
+    """What every asset tells: where it is and what it is (IEC 62443-3-2 ZCR 6.4).
+
+    ``cannot`` are requirements of IEC 62443-3-3 that this product has no means for, as old equipment often has none.
+    """
 
     zone: Name
     address: Address
@@ -332,6 +338,7 @@ class _Asset(Document):
     firmware: str = ""
     criticality: Literal["low", "medium", "high"] = "medium"
     roles: tuple[str, ...] = ()
+    cannot: tuple[RequirementId, ...] = ()
 
 
 IdentityText = Annotated[str, StringConstraints(pattern=r"^[ -~]{1,244}$")]
