@@ -22,6 +22,7 @@ class Wiring:
         self.sensors = dict(sensors)
         self._wanted: dict[str, float] = dict(plant.commands)
         self._tripped: set[str] = set()
+        self._forced: dict[str, float] = {}
         self.on_trip: list[Callable[[str, bool], object]] = []
 
     @property
@@ -58,5 +59,14 @@ class Wiring:
         sensor = self.sensors.get(signal)
         if sensor is not None:
             return sensor.read
-        plant = self._plant
-        return lambda: plant.value(signal)
+        value, forced = self._plant.value, self._forced
+        return lambda: forced[signal] if signal in forced else value(signal)
+
+    def force(self, switch: str, value: float | None) -> None:
+        """Hold what an input card reads of one of the plant's own switches, as a proof test does; None lets go."""
+        if switch in self.sensors or switch not in self._plant.signals:
+            raise UnknownNameError("switch", switch, (s for s in self._plant.signals if s not in self.sensors))
+        if value is None:
+            self._forced.pop(switch, None)
+        else:
+            self._forced[switch] = value

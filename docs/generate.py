@@ -5,6 +5,7 @@ Run with the project's environment: python docs/generate.py
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,40 +13,54 @@ from pathlib import Path
 import click
 
 from controls.catalogue import FOUNDATIONAL, FR_TITLES, catalogue
-from controls.profiles import CONTROLS, NEEDS
+from controls.profiles import CHECKS, CONTROLS, NEEDS
 from lab.cli import main as command
+from lab.requirements import attacks_met, seams_of, what_it_does
 from scenarios.model import load_scenario, scenario_names
 from testbed.figures import load_figures
 
 REFERENCE = Path(__file__).parent / "reference"
+#: what `otlab ablate` last published; see reference/proof.md
+PROOF = REFERENCE / "proof.json"
 
 
 def requirements() -> str:
-    """The catalogue, and what each acting requirement does."""
+    """The catalogue: how each requirement is enforced, by which seams, what it meets, costs, and is proved by."""
+    proof = json.loads(PROOF.read_text(encoding="utf-8")) if PROOF.exists() else {}
+    proved = sum(one["proved"] for one in proof.values())
     lines = [
         "# Requirements",
         "",
-        f"IEC 62443-3-3 has {len(catalogue())} requirements; {len(CONTROLS)} act in this version. A profile is the",
-        "set that the table requires for its levels; what does not act yet is never counted as met. `?` marks a level",
-        "on which the secondary sources differ.",
+        f"IEC 62443-3-3 has {len(catalogue())} requirements; {len(CONTROLS)} act in this version and {proved} are proved",
+        "to make a difference ([proof.md](proof.md)). A profile is the set that the table requires for its levels. `?`",
+        "marks a level on which the secondary sources differ. The paraphrases are this project's, not the standard's text.",
+        "",
+        "*Seams* are what the control fills in devices and network, read from its source. *Met* is the scenario that tries",
+        "it, with its ATT&CK for ICS techniques. *Costs* are outcomes that got worse with it in those runs.",
     ]
     for fr in FOUNDATIONAL:
-        lines += [
-            "",
-            f"## {fr}: {FR_TITLES[fr]}",
-            "",
-            "| id | SL | title | in the testbed | needs |",
-            "|---|---|---|---|---|",
-        ]
+        lines += ["", f"## {fr}: {FR_TITLES[fr]}"]
         for item in catalogue().values():
-            if item.fr == fr:
-                act = CONTROLS.get(item.id)
-                text = (
-                    (act.__doc__ or "").partition(": ")[2].strip() if act is not None else "does not act yet"
-                )
-                needs = ", ".join(NEEDS.get(item.id, ()))
-                doubt = "?" if item.doubtful else ""
-                lines.append(f"| {item.id} | {item.min_sl}{doubt} | {item.title} | {text} | {needs} |")
+            if item.fr != fr:
+                continue
+            found = proof.get(item.id, {})
+            met = attacks_met(item.id)
+            level = f"SL {item.min_sl}{'?' if item.doubtful else ''}"
+            lines += ["", f"### {item.id} {item.title} ({level})", "", f"- asks: {item.paraphrase}."]
+            lines.append(f"- here: {what_it_does(item.id)}")
+            if item.id in NEEDS:
+                lines.append(f"- needs: {', '.join(NEEDS[item.id])}")
+            if seams := seams_of(item.id):
+                lines.append(f"- seams: {', '.join(f'`{seam}`' for seam in seams)}")
+            if item.id in CHECKS:
+                lines.append("- looked at in the run: whether it is at work, zone by zone")
+            if met is not None:
+                lines.append(f"- met: `{met[0]}` ({', '.join(met[1]) or 'no attacker'})")
+            if found.get("shown"):
+                verdict = "proved" if found["proved"] else "**UNPROVED**"
+                lines.append(f"- evidence: {found['shown']} in {found['pairs']} pairs: {verdict}")
+            if found.get("costs"):
+                lines.append(f"- costs: {', '.join(found['costs'])}")
     return "\n".join(lines) + "\n"
 
 
@@ -73,21 +88,23 @@ def scenarios() -> str:
     lines = ["# Scenarios", "", "Technique ids are ATT&CK for ICS v18.1's; see NOTICE."]
     for name in scenario_names():
         found = load_scenario(name)
-        where = (
-            f"a host of the attacker's own in zone `{found.attacker.zone}`"
-            if found.attacker.zone
-            else f"asset `{found.attacker.at}`"
-        )
+        where = "without an attacker"
+        if found.attacker is not None:
+            where = (
+                f"from a host of the attacker's own in zone `{found.attacker.zone}`"
+                if found.attacker.zone
+                else f"from asset `{found.attacker.at}`"
+            )
         lines += [
             "",
             f"## {name}",
             "",
             f"{found.title}. {found.summary.strip()}",
             "",
-            f"Starts at {found.start:g} s from {where}.",
+            f"Starts at {found.start:g} s {where}.",
             "",
         ]
-        lines += [f"1. {step.technique} `{step.action}`" for step in found.steps]
+        lines += [f"1. {step.technique or 'event'} `{step.action}`" for step in found.steps]
     return "\n".join(lines) + "\n"
 
 

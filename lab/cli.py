@@ -445,7 +445,7 @@ def ablate(requirements: tuple[str, ...], fr: str | None, pairs: int, workers: i
     """
     from controls.catalogue import FOUNDATIONAL, catalogue, requirement_id
     from lab.ablation import ablate as perform
-    from results.ablation import interval, table
+    from results.ablation import as_data, interval, table
     from results.store import save_text
     from testbed.errors import UnknownNameError
 
@@ -468,6 +468,7 @@ def ablate(requirements: tuple[str, ...], fr: str | None, pairs: int, workers: i
         )
         click.echo(f"{proof.requirement:13} {'proved  ' if proof.proved else 'UNPROVED'} {what}")
     save_text(out / "table.md", table(proofs))
+    save_text(out / "proof.json", json.dumps(as_data(proofs), indent=1, sort_keys=True) + "\n")
     unproved = [proof.requirement for proof in proofs if not proof.proved]
     click.echo(f"{len(proofs) - len(unproved)} of {len(proofs)} proved; table: {out / 'table.md'}")
     if unproved:

@@ -142,6 +142,35 @@ def table(proofs: Sequence[Proof]) -> str:
     return "\n".join(lines)
 
 
+def as_data(proofs: Sequence[Proof]) -> dict[str, dict[str, object]]:
+    """The verdicts as JSON-ready data, for pages that are generated from them."""
+    return {
+        proof.requirement: {
+            "proved": proof.proved,
+            "pairs": proof.pairs,
+            "scenario": proof.trial.scenario if proof.trial else None,
+            "shown": _says(proof.shown) if proof.shown else None,
+            "gains": [_signed(change) for change in proof.changes if change.proved],
+            "costs": costs_of(proof),
+        }
+        for proof in proofs
+    }
+
+
+def _says(change: Change) -> str:
+    outcome = OUTCOMES[change.outcome]
+    unit = "" if outcome.unit == "1" else f" {outcome.unit}"
+    return f"{outcome.title} {change.off:.4g} to {change.on:.4g}{unit}"
+
+
+def costs_of(proof: Proof) -> list[str]:
+    """What got worse with the requirement, attacked and in quiet operation."""
+    return [
+        *(f"{_signed(change)} (attacked)" for change in proof.changes if change.worse),
+        *(f"{_signed(change)} (quiet)" for change in proof.costs if change.worse),
+    ]
+
+
 def _row(proof: Proof) -> str:
     title = f"{proof.requirement} {catalogue()[proof.requirement].title}"
     if proof.trial is None or proof.shown is None:
@@ -151,10 +180,7 @@ def _row(proof: Proof) -> str:
     outcome = OUTCOMES[shown.outcome]
     unit = "" if outcome.unit == "1" else f" {outcome.unit}"
     others = [change for change in proof.changes if change.proved and change.outcome != shown.outcome]
-    costs = [
-        *(f"{_signed(change)} (attacked)" for change in proof.changes if change.worse),
-        *(f"{_signed(change)} (quiet)" for change in proof.costs if change.worse),
-    ]
+    costs = costs_of(proof)
     return (
         f"| {title} | {proof.trial.scenario} | {outcome.title} | {shown.off:.4g}{unit} | {shown.on:.4g}{unit} "
         f"| {interval(shown)} | {', '.join(map(_signed, others))} | {', '.join(costs)} "
