@@ -31,12 +31,13 @@ def requirements() -> str:
     lines = [
         "# Requirements",
         "",
-        f"IEC 62443-3-3 has {len(catalogue())} requirements; {len(CONTROLS)} act in this version and {proved} are proved",
-        "to make a difference ([proof.md](proof.md)). A profile is the set that the table requires for its levels. `?`",
-        "marks a level on which the secondary sources differ. The paraphrases are this project's, not the standard's text.",
+        f"IEC 62443-3-3 has {len(catalogue())} requirements; {len(CONTROLS)} act in this version and {proved} are",
+        "proved to make a difference ([proof.md](proof.md)). A profile is the set that the table requires for its levels.",
+        "`?` marks a level on which the secondary sources differ. The paraphrases are this project's, not the standard's",
+        "text.",
         "",
-        "*Seams* are what the control fills in devices and network, read from its source. *Met* is the scenario that tries",
-        "it, with its ATT&CK for ICS techniques. *Costs* are outcomes that got worse with it in those runs.",
+        "*Seams* are what the control fills in devices and network, read from its source. *Met* is the scenario that",
+        "tries it, with its ATT&CK for ICS techniques. *Costs* are outcomes that got worse with it in those runs.",
     ]
     for fr in FOUNDATIONAL:
         lines += ["", f"## {fr}: {FR_TITLES[fr]}"]
