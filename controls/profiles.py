@@ -28,10 +28,19 @@ CHECKS: dict[str, Check] = {name: check for module in _MODULES for name, check i
 #: Order of application where the catalogue's does not do: ports move before rules name them, and observers exist
 #: before what they report to is connected.
 _LATE = (
+    "SR 1.1 RE 2",
+    "SR 1.1 RE 3",
     "SR 1.5",
+    "SR 1.7 RE 1",
+    "SR 1.7 RE 2",
+    "SR 1.3",
+    "SR 1.3 RE 1",
+    "SR 1.9",
+    "SR 2.2",
     "SR 5.1",
     "SR 5.2",
     "SR 5.2 RE 1",
+    "SR 5.2 RE 3",
     "SR 2.8",
     "SR 2.8 RE 1",
     "SR 6.2",

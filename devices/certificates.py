@@ -12,7 +12,9 @@ import ssl
 import tempfile
 from datetime import UTC, datetime
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
+from typing import Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -106,3 +108,79 @@ def client_context(name: str, role: str) -> ssl.SSLContext:
     context.load_cert_chain(path)
     context.load_verify_locations(_folder() / "authority.pem")
     return context
+
+
+def papers(name: str, role: str) -> bytes:
+    """Private key and certificate of ``name`` with ``role``, PEM: what lies in a file on the device."""
+    return _issue(name, role).read_bytes()
+
+
+def authority_certificate() -> bytes:
+    """PEM of the authority's certificate."""
+    _authority()
+    return (_folder() / "authority.pem").read_bytes()
+
+
+def load_papers(context: ssl.SSLContext, pem: bytes) -> bool:
+    """Have ``context`` show the certificate in ``pem``; False if the private key to it is not there."""
+    # The ssl module loads from files only.
+    path = _folder() / f"{sha256(pem).hexdigest()[:24]}.tmp"
+    path.touch(0o600)
+    path.write_bytes(pem)
+    try:
+        context.load_cert_chain(path)
+    except ssl.SSLError:
+        return False
+    finally:
+        path.unlink()
+    return True
+
+
+def borrowed_context(pem: bytes) -> ssl.SSLContext | None:
+    """TLS context of whoever got hold of somebody's papers, and asks no server for any; None if the key is missing."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context if load_papers(context, pem) else None
+
+
+@cache
+def web_server_context(name: str) -> ssl.SSLContext:
+    """TLS context of a web server, which asks browsers for no certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.num_tickets = 0
+    context.load_cert_chain(_issue(name, "device"))
+    return context
+
+
+@cache
+def browser_context() -> ssl.SSLContext:
+    """TLS context of a browser that believes the site's authority."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    _authority()
+    context.load_verify_locations(_folder() / "authority.pem")
+    return context
+
+
+class Issuer(Protocol):
+    """Who gives devices their certificates."""
+
+    def server_context(self, name: str) -> ssl.SSLContext:
+        """TLS context of a device that demands a certificate of the issuer from each client."""
+
+    def client_context(self, name: str, role: str) -> ssl.SSLContext:
+        """TLS context of the asset ``name``, whose certificate carries ``role``."""
+
+    def papers(self, name: str, role: str) -> bytes:
+        """Private key and certificate of the device, PEM."""
+
+
+class AdHoc:
+    """Whoever set the devices up made certificates for them, which do not expire and which nobody can revoke."""
+
+    server_context = staticmethod(server_context)
+    client_context = staticmethod(client_context)
+    papers = staticmethod(papers)

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from devices.accounts import LOCKED, SPARED, Accounts, User
 from devices.audit import Audit
+from devices.auth_server import AuthClient, log_in_at
 from devices.modbus import ModbusClient, Refusal
 from devices.poller import StationPoller, checksum_address
 from devices.registers import Table
+from devices.status_link import StatusReceiver
 from testbed.errors import UnknownNameError
 from testbed.network import Host
 from testbed.site import Controller, Tag
@@ -51,12 +53,22 @@ class HmiSeams:
 
     #: None: no login, whoever stands there is the operator
     accounts: Accounts | None = None
+    #: sealed accounts for an emergency, which the screen takes whatever else is asked of a log-in
+    emergency: Accounts | None = None
+    #: the server that is asked before ``accounts``, which then serve only while it is silent
+    server: AuthClient | None = None
+    #: what whoever logs in has to take note of first, or None
+    notice: str | None = None
     #: reason to refuse a write, or None
     authorize: list[Callable[[User, str, float], str | None]] = field(default_factory=list)
     #: seconds without action after which the session locks
     lock_after: float | None = None
-    #: asks a second person about a write (tag, value), or None
-    second_approval: Callable[[str, float], bool] | None = None
+    #: asked when a write is refused for want of rights: whether somebody lifts the limit now, or None
+    override: Callable[[User, str, float], Awaitable[bool]] | None = None
+    #: where the values of a PLC come from that is not polled: it tells them by itself
+    told_by: dict[str, StatusReceiver] = field(default_factory=dict)
+    #: asks a second person about a write, or None
+    second_approval: Callable[[User, str, float], Awaitable[bool]] | None = None
 
 
 @dataclass(slots=True)
@@ -97,6 +109,8 @@ class Hmi:
         self.fresh: dict[str, float] = dict.fromkeys(asset.polls, self.loop.time())
         self.alarms: dict[str, Alarm] = {}
         self.on_alarm: list[Callable[[Alarm, bool], None]] = []
+        #: told of every write that took effect: who, tag, the value shown until then if any, value
+        self.on_write: list[Callable[[User, str, float | None, float], None]] = []
         self.session: Session | None = None
         self.beat_acknowledged = -math.inf
         self.logins = self.failed_logins = 0
@@ -119,14 +133,14 @@ class Hmi:
         for plc, period in self.asset.polls.items():
             client = self.clients[plc] = self.connect(plc)
             tags = self._plcs[plc].tags
-            poller = StationPoller(
+            poller = self.seams.told_by.get(plc) or StationPoller(
                 client, tags, checksum_at=checksum_address(tags.values()), verify=self.verify_checksums
             )
             self.host.spawn(self._watch(plc, period, poller), f"poll {plc}")
         if self.asset.heartbeat is not None:
             self.host.spawn(self._beat(), "heartbeat")
 
-    async def _watch(self, plc: str, period: float, poller: StationPoller) -> None:
+    async def _watch(self, plc: str, period: float, poller: StationPoller | StatusReceiver) -> None:
         limits = self._limits[plc]
         due = self.loop.time()
         while True:
@@ -202,23 +216,51 @@ class Hmi:
             raise UnknownNameError("tag", tag, self._tags)
         return self._tags[tag]
 
-    def log_in(self, name: str, password: str, code: str | None = None) -> bool:
-        """Open or unlock a session; always true where no accounts are in force."""
-        accounts = self.seams.accounts
-        now = self.loop.time()
-        if accounts is None:
+    async def log_in(self, name: str, password: str, code: str | None = None) -> bool:
+        """Open or unlock the session of the screen; always true where no accounts are in force.
+
+        It takes as long as an authentication server takes to answer, or to be given up. A notice stands before the
+        log-in, so whoever logs in has taken note of it.
+        """
+        if self.seams.notice is not None:
+            self.acknowledge(name, self.host.address)
+        if self.seams.accounts is None:
+            now = self.loop.time()
             self.session = Session(ANYONE, now, now)
             return True
-        user, reason = accounts.check(name, password, code, self.host.address)
+        emergency = self.seams.emergency
+        if emergency is not None and name in emergency.accounts:
+            user, reason = emergency.check(name, password, None, self.host.address, interactive=True)
+            self.audit("breakglass.failed" if user is None else "breakglass.used", user=name, reason=reason)
+        else:
+            user, reason = await self.identify(name, password, code, self.host.address)
         self.logins += 1
         if user is None:
             self.failed_logins += 1
-            kind = _LOGIN_EVENTS.get(reason, "login.failed")
-            self.audit(kind, user=name, peer=self.host.address, reason=reason)
             return False
+        now = self.loop.time()
         self.session = Session(user, now, now)
-        self.audit("login", user=name, peer=self.host.address)
         return True
+
+    async def identify(
+        self, name: str, password: str, code: str | None, address: str
+    ) -> tuple[User | None, str]:
+        """Who logs in from ``address`` (the station's own is its screen): the user, or None and why not."""
+        accounts = self.seams.accounts
+        if accounts is None:
+            return ANYONE, ""
+        user, reason = await log_in_at(
+            accounts, self.seams.server, name, password, code, address, interactive=True
+        )
+        if user is None:
+            self.audit(_LOGIN_EVENTS.get(reason, "login.failed"), user=name, peer=address, reason=reason)
+        else:
+            self.audit("login", user=name, peer=address)
+        return user, reason
+
+    def acknowledge(self, name: str, address: str) -> None:
+        """Keep on record that somebody took note of the notice before going on."""
+        self.audit("notice.acknowledged", user=name, peer=address)
 
     def who(self) -> User | None:
         """Whose actions the screen takes now; None while locked or logged out."""
@@ -243,17 +285,23 @@ class Hmi:
 
     async def write(self, tag: str, value: float) -> str | None:
         """Write a tag (engineering units) through its PLC; None if it took effect, else why not."""
-        plc, description = self._owner(tag)
+        self._owner(tag)
         user = self.who()
         if user is None:
             return "session locked" if self.session is not None else "nobody is logged in"
         self.touch()
+        return await self.command(user, tag, value)
+
+    async def command(self, user: User, tag: str, value: float) -> str | None:
+        """Write a tag for ``user``, wherever that person sits; None if it took effect, else why not."""
+        plc, description = self._owner(tag)
         if not description.writable:
             return f"{tag} is read-only"
-        reason = self._refusal(user, tag, value)
+        reason = await self._refusal(user, tag, value)
         if reason is not None:
             self.audit("write.denied", user=user.name, tag=tag, value=value, reason=reason)
             return reason
+        before = self.values.get(tag)
         try:
             answer = await self.clients[plc].write(
                 Table(description.table), description.address, description.encode(value)
@@ -263,15 +311,26 @@ class Hmi:
         if isinstance(answer, Refusal):
             return f"refused: {answer}"
         self.audit("operator.write", user=user.name, tag=tag, value=value)
+        for told in self.on_write:
+            told(user, tag, before, value)
         return None
 
-    def _refusal(self, user: User, tag: str, value: float) -> str | None:
+    async def _refusal(self, user: User, tag: str, value: float) -> str | None:
+        reason, override = self.unauthorized(user, tag, value), self.seams.override
+        if reason is not None and override is not None and await override(user, tag, value):
+            reason = self.unauthorized(user, tag, value)
+        if reason is not None:
+            return reason
+        approve = self.seams.second_approval
+        return None if approve is None or await approve(user, tag, value) else "not approved"
+
+    def unauthorized(self, user: User, tag: str, value: float) -> str | None:
+        """Why ``user`` has no right to write ``tag`` now, or None."""
         for authorize in self.seams.authorize:
             reason = authorize(user, tag, value)
             if reason is not None:
                 return reason
-        approve = self.seams.second_approval
-        return None if approve is None or approve(tag, value) else "not approved"
+        return None
 
 
 def _limits(tag: str, description: Tag) -> _Limits:

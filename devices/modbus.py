@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, Final, Literal, Protocol, TypeAlias, cast
@@ -720,6 +720,8 @@ class Peer:
     port: int
     identity: str | None = None
     role: str | None = None
+    #: the certificate itself (DER)
+    certificate: bytes | None = field(default=None, repr=False, compare=False)
 
 
 ROLE_OID: Final = x509.ObjectIdentifier("1.3.6.1.4.1.50316.802.1")
@@ -732,7 +734,7 @@ def _peer(transport: asyncio.BaseTransport) -> Peer:
         return Peer(address, port)
     names = [value for part in certificate["subject"] for key, value in part if key == "commonName"]
     der = transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
-    return Peer(address, port, names[0] if names else None, _role(der))
+    return Peer(address, port, names[0] if names else None, _role(der), der)
 
 
 def _role(der: bytes) -> str | None:
@@ -1051,6 +1053,8 @@ class ModbusClient:
         self._ssl, self._server_hostname = ssl, server_hostname
         self._link: _Client | None = None
         self._connecting = asyncio.Lock()
+        #: finds the address anew for each connection, or raises an OSError; None: ``host`` is the address
+        self.resolve: Callable[[], Awaitable[str]] | None = None
 
     @property
     def connected(self) -> bool:
@@ -1067,9 +1071,10 @@ class ModbusClient:
             loop = asyncio.get_running_loop()
             try:
                 async with asyncio.timeout(self.timeout):
+                    address = self.host if self.resolve is None else await self.resolve()
                     _, self._link = await loop.create_connection(
                         partial(_Client, loop, self.timeout),
-                        self.host,
+                        address,
                         self.port,
                         ssl=self._ssl,
                         server_hostname=self._server_hostname,

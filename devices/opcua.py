@@ -110,6 +110,7 @@ from asyncua.ua.uatypes import DataValue, NodeId, QualifiedName, StatusCode, Var
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from devices.opcua_model import (
@@ -835,6 +836,10 @@ def _prime(stream: random.Random, bits: int) -> int:
                     return candidate
 
 
+#: Far enough either side of any simulated date.
+ALWAYS: Final = (datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
+
+
 @functools.cache
 def _key(name: str) -> rsa.RSAPrivateKey:
     """The key of whoever is called ``name``, the same in every process and run.
@@ -853,11 +858,18 @@ def _key(name: str) -> rsa.RSAPrivateKey:
     return numbers.private_key()
 
 
-def make_certificate(common_name: str, uri: str, stream: random.Random) -> tuple[bytes, bytes]:
-    """Return a self-signed application instance certificate (DER) and its private key (PKCS #8, DER).
+def make_certificate(
+    common_name: str,
+    uri: str,
+    stream: random.Random,
+    *,
+    issuer: tuple[x509.Name, Ed25519PrivateKey] | None = None,
+    valid: tuple[datetime, datetime] = ALWAYS,
+) -> tuple[bytes, bytes]:
+    """Return an application instance certificate (DER), self-signed or by ``issuer``, and its private key (PKCS #8, DER).
 
-    ``uri`` is the application's; the serial number is drawn from ``stream``. Valid from 2000 to 2100, so that it is at
-    any epoch; sizes depend on nothing but the lengths of the two names. The first call for a name in a process takes
+    ``uri`` is the application's; the serial number is drawn from ``stream``. By default valid from 2000 to 2100, so that it
+    is at any epoch; sizes depend on nothing but the lengths of the two names. The first call for a name in a process takes
     some tenths of a second to find its key, later ones 2 ms.
     """
     key = _key(common_name)
@@ -877,16 +889,16 @@ def make_certificate(common_name: str, uri: str, stream: random.Random) -> tuple
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
-        .issuer_name(name)
+        .issuer_name(name if issuer is None else issuer[0])
         .public_key(key.public_key())
         .serial_number(stream.getrandbits(126) | 1 << 126)  # 16 bytes, whatever is drawn
-        .not_valid_before(datetime(2000, 1, 1, tzinfo=UTC))
-        .not_valid_after(datetime(2100, 1, 1, tzinfo=UTC))
+        .not_valid_before(valid[0])
+        .not_valid_after(valid[1])
         .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(usage, critical=True)
         .add_extension(purposes, critical=False)
-        .sign(key, hashes.SHA256())
+        .sign(*((key, hashes.SHA256()) if issuer is None else (issuer[1], None)))
     )
     private = key.private_bytes(
         serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -1337,6 +1349,14 @@ class _Users(UserManager):
         return _Account(user) if user is not None else None
 
 
+class _Asking(Exception):
+    """The plant's seam has to ask somebody else who this is: ``answer`` will say."""
+
+    def __init__(self, answer: Awaitable[UaUser | None]) -> None:
+        super().__init__()
+        self.answer = answer
+
+
 class _Session(InternalSession):
     """A client's session."""
 
@@ -1346,6 +1366,8 @@ class _Session(InternalSession):
         super().__init__(server, server.aspace, server.subscription_service, str(peer), external=False)
         self.external = True
         self.peer = peer[0]
+        #: what the seam answered to the activation that is being carried out, once it has
+        self.identified: tuple[UaUser | None] | None = None
         # asyncua counts both for the whole process, and a world would show what ran before it; [P4] wants tokens
         # that cannot be guessed.
         self.session_id = ua.NodeId(next(server.session_numbers), 1)
@@ -1370,6 +1392,7 @@ class _Session(InternalSession):
         token = params.UserIdentityToken
         name = token.UserName if isinstance(token, ua.UserNameIdentityToken) else None
         self.iserver.plant.asking = self.peer
+        self.iserver.plant._answered = self.identified
         try:
             result = super().activate_session(params, peer_certificate)
         except (ServiceError, ua.UaStatusCodeError) as refusal:
@@ -1434,7 +1457,21 @@ class _Processor(UaProcessor):
         session = self.session
         if typeid == _PUBLISH_REQUEST and session is not None and session.is_activated():
             return await self._take_publish_request(session, typeid, requesthdr, seqhdr, body)
-        return await super()._process_message(typeid, requesthdr, seqhdr, body)
+        if typeid != _OPENING[1]:
+            return await super()._process_message(typeid, requesthdr, seqhdr, body)
+        # asyncua activates in one go. Where the seam has to wait for an answer, the request is taken up to the
+        # question, and once more from its beginning when the answer is there.
+        again = body.copy()
+        try:
+            return await super()._process_message(typeid, requesthdr, seqhdr, body)
+        except _Asking as asking:
+            waiting = cast(_Session, self.session)
+            with self.iserver.plant._seam:
+                waiting.identified = (await asking.answer,)
+            try:
+                return await super()._process_message(typeid, requesthdr, seqhdr, again)
+            finally:
+                waiting.identified = None
 
     async def _take_publish_request(
         self, session: InternalSession, typeid: Any, requesthdr: Any, seqhdr: Any, body: Any
@@ -1775,8 +1812,8 @@ class PlantServer:
     The seams are attributes and may be filled in later; those marked * are read by ``start``. Their defaults are a
     server as it comes from the factory: anonymous sessions without security, and everybody may write what is writable.
 
-    ``authenticate(user, password, certificate)`` -> UaUser, or None to refuse; ``user`` is None for an anonymous
-        session, ``certificate`` the DER of the channel's client, if any.
+    ``authenticate(user, password, certificate)`` -> UaUser, or None to refuse, at once or awaited; ``user`` is None
+        for an anonymous session, ``certificate`` the DER of the channel's client, if any.
     ``authorize_write(user, tag, value)`` false: BadUserAccessDenied. ``validate_write(tag, value)`` false:
         BadOutOfRange.
     ``security``* the offers, of ``SECURITY``; ``certificate``* and ``key``* (DER or PEM), made for the host when an
@@ -1796,7 +1833,10 @@ class PlantServer:
         tags: Sequence[UaTag],
         write: Callable[[UaTag, float], Awaitable[bool]],
         *,
-        authenticate: Callable[[str | None, str | None, bytes | None], UaUser | None] | None = None,
+        authenticate: Callable[
+            [str | None, str | None, bytes | None], UaUser | Awaitable[UaUser | None] | None
+        ]
+        | None = None,
         authorize_write: Callable[[UaUser, UaTag, float], bool] | None = None,
         validate_write: Callable[[UaTag, float], bool] | None = None,
         security: tuple[str, ...] = ("None",),
@@ -1820,8 +1860,7 @@ class PlantServer:
         self.security, self.certificate, self.key, self.trust = security, certificate, key, trust
         self.on_event = on_event
         self.max_sessions = max_sessions
-        #: address of the client whose log-in ``authenticate`` is asked about
-        self.asking = ""
+        self._answered: tuple[UaUser | None] | None = None
         self.publish_min = publish_min
         self.uri = f"urn:{host.name}:opcua"
         #: address of the client that ``authenticate`` or ``authorize_write`` is being asked about
@@ -2030,8 +2069,13 @@ class PlantServer:
         if self.authenticate is None:
             # As asyncua comes: whoever says "admin" is the administrator.
             return UaUser(user or "anonymous", "admin" if user in ("admin", "Admin") else "engineer")
+        if self._answered is not None:
+            return self._answered[0]
         with self._seam:
-            return self.authenticate(user, password, certificate or None)
+            found = self.authenticate(user, password, certificate or None)
+        if isinstance(found, Awaitable):
+            raise _Asking(found)
+        return found
 
     def _trusts(self, certificate: bytes) -> bool:
         if self.trust is None:

@@ -44,6 +44,7 @@ from devices.modbus import (
     ModbusClient,
     ModbusPDU,
     Peer,
+    UnknownRequest,
     describe,
     exception,
     execute,
@@ -51,9 +52,9 @@ from devices.modbus import (
 )
 from devices.poller import TagPoller, checksum, checksum_address
 from devices.registers import FILE_RECORDS, MemoryFiles, RegisterBank, Table
-from devices.wiring import Wiring
+from devices.wiring import TRIP, Wiring
 from testbed.errors import DocumentError
-from testbed.network import Host
+from testbed.network import Host, Server
 from testbed.site import Controller, Tag
 from testbed.units import from_si, to_si
 
@@ -69,6 +70,9 @@ LONGEST_WAIT = 2.0
 RUNNING = "the controller is running"
 _READS = frozenset({1, 2, 3, 4})
 _WRITE_FILE = 21
+_DIAGNOSTICS = 8
+#: Sub-functions of the diagnostics that change what the device does.
+_RESTART_COMMUNICATIONS, _FORCE_LISTEN_ONLY = b"\x00\x01", b"\x00\x04"
 
 
 class Mode(IntEnum):
@@ -84,6 +88,7 @@ _RUN: Final = Mode.RUN
 _INPUT: Final = Table.INPUT
 _DISCRETE: Final = Table.DISCRETE
 
+_MAINTENANCE = {"run": Mode.RUN, "stop": Mode.PROGRAM}
 _FLOATS = frozenset({"REAL", "LREAL", "TIME"})
 
 _Reader: TypeAlias = Callable[[], float]
@@ -109,6 +114,9 @@ class PlcSeams:
     #: serve waiting peers in turn instead of in order of arrival
     fair: bool = False
     max_connections: int | None = None
+    #: share of the processor that TLS handshakes may take, and how many at once; None: whatever they ask for
+    handshake_share: float | None = None
+    handshake_burst: float = 1.0
     #: publish a checksum behind the input registers
     publish_checksum: bool = False
     tls: ssl.SSLContext | None = None
@@ -128,6 +136,8 @@ class PlcTimes:
     peer_stale_after: float = (
         3.0  # figure plc.peer_stale_after: three missed reads at the usual 1 s; assumption
     )
+    #: processing of one TLS handshake
+    handshake_cost: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +147,14 @@ class PeerTags:
     tags: Mapping[str, Tag]
     every: float
     checksum_at: int | None
+
+
+class _Dropped(asyncio.Protocol):
+    """A connection that nobody has time for."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.abort()
 
 
 class Plc:
@@ -183,9 +201,13 @@ class Plc:
         self.downloads = 0
         self.peer_good: dict[str, bool] = dict.fromkeys(peers, True)
         self.on_mode: list[Callable[[Mode], object]] = []
+        #: whether diagnostics have silenced the Modbus side ([AP] 6.8.4, force listen only mode)
+        self.listen_only = False
         self.pollers: dict[str, TagPoller] = {}
         self._starts = 0
         self._busy_until = 0.0
+        #: handshakes in hand under ``handshake_share``, and when that was counted
+        self._handshakes = (math.inf, 0.0)
         self._scan_due = 0.0
         self._scan_in_line = False
         self._shown_times = (0, 0)
@@ -300,6 +322,7 @@ class Plc:
         self._busy_until = self.loop.env.now
         self._scan_due = self.last_scan = self.loop.env.now + self._phase
         self._scan_in_line = False
+        self.listen_only = False
         if self.checksum_at is not None and self.seams.publish_checksum:
             self._image[-1] = checksum(self._image[:-1])
             self.bank.write(Table.INPUT, 0, self._image)
@@ -308,10 +331,74 @@ class Plc:
         for peer, wanted in self._peers_read.items():
             self.host.spawn(self._follow(peer, wanted), f"tags of {peer}")
 
+    def lose_power(self) -> None:
+        """The host goes dark and outputs fall to their de-energized state, which of a trip relay is its trip."""
+        self.host.power_off()
+        self._sent = None
+        for name in self._driven:
+            command = self.asset.tags[name].command
+            if command is not None:
+                self.wiring.command(command, float(command.startswith(TRIP)))
+
+    def regain_power(self) -> None:
+        """Come back as after any power cycle: program and settings are kept, sessions are not."""
+        self.host.power_on()
+        self.start()
+
+    def maintain(self, command: str) -> None:
+        """A maintenance command that does not come over Modbus: "run" or "stop"; others do nothing."""
+        if command in _MAINTENANCE:
+            self._change_mode(_MAINTENANCE[command])
+
+    def misfit(self, source: str) -> str | None:
+        """Why this controller would not take ``source``, were nobody to ask for more; None if it would."""
+        try:
+            missing = self.unbound(compile_program(source, f"{self.name} (tried)"))
+        except DocumentError as error:
+            return str(error.problems[0])
+        return f"the program lacks {', '.join(missing)}" if missing else None
+
+    def factory_reset(self) -> PlcSeams:
+        """Set back what protects the controller, as it was shipped; returns what was in force until now.
+
+        How it is found on the network stays (port, TLS, checksum), since without that nobody could go on.
+        """
+        lost = self.seams
+        self.seams = PlcSeams(publish_checksum=lost.publish_checksum, tls=lost.tls, port=lost.port)
+        return lost
+
     async def _serve(self) -> None:
-        self._server = await self.loop.create_server(
+        server = await self.loop.create_server(
             server_protocol(self), None, self.seams.port, ssl=self.seams.tls
         )
+        if isinstance(server, Server) and server.wrap is not None:
+            server.wrap = self._metered(server.wrap)
+        self._server = server
+
+    def _metered(
+        self, wrap: Callable[[asyncio.BaseProtocol], asyncio.BaseProtocol]
+    ) -> Callable[[asyncio.BaseProtocol], asyncio.BaseProtocol]:
+        """Charge the processor for the handshake of each connection, and drop what it has no time for."""
+
+        def metered(protocol: asyncio.BaseProtocol) -> asyncio.BaseProtocol:
+            return wrap(protocol) if self._spare_handshake() else _Dropped()
+
+        return metered
+
+    def _spare_handshake(self) -> bool:
+        now, cost, share = self.loop.env.now, self.times.handshake_cost, self.seams.handshake_share
+        if share is not None and cost > 0:
+            left, since = self._handshakes
+            left = min(self.seams.handshake_burst, left + (now - since) * share / cost)
+            self._handshakes = (left, now)
+            if left < 1.0:
+                self.audit("handshake.dropped", reason="no time left")
+                return False
+            self._handshakes = (left - 1.0, now)
+        elif self._busy_until - now >= self.times.watchdog * LONGEST_WAIT:
+            return False
+        self._busy_until = max(self._busy_until, now) + cost
+        return True
 
     async def _follow(self, peer: str, wanted: PeerTags) -> None:
         tags, every = wanted.tags, wanted.every
@@ -520,19 +607,25 @@ class Plc:
 
     def submit(self, peer: Peer, request: ModbusPDU, reply: Callable[[ModbusPDU], None]) -> None:
         """Serve now, or when the processor gets to it."""
+        if self.listen_only and request.function_code != _DIAGNOSTICS:
+            return
         budget = self.seams.requests_per_scan
         if budget is None:
             now = self.loop.env.now
             if self._busy_until <= now:
                 self._busy_until = now + self.times.request_cost
-                reply(self._answer(peer, request))
+                answer = self._answer(peer, request)
+                if not self.listen_only:
+                    reply(answer)
             elif self._busy_until - now < self.times.watchdog * LONGEST_WAIT:
                 self._busy_until += self.times.request_cost
                 self.loop.wake(self._busy_until, self._answer_late, (peer, request, reply))
             # else: the receive buffer is full and the request is lost
         elif self._served < budget:  # then nobody waits: a scan serves those first
             self._served += 1
-            reply(self._answer(peer, request))
+            answer = self._answer(peer, request)
+            if not self.listen_only:
+                reply(answer)
         else:
             place = peer.address if self.seams.fair else ""
             line = self._waiting.get(place)
@@ -545,7 +638,9 @@ class Plc:
         peer, request, reply = late
         there = self.host.up and (peer.address, peer.port) in self._peers
         if there:
-            reply(self._answer(peer, request))
+            answer = self._answer(peer, request)
+            if not self.listen_only:
+                reply(answer)
         return there
 
     def _serve_waiting(self) -> None:
@@ -570,6 +665,8 @@ class Plc:
                     "access.denied", peer=peer.address, function=access.function, address=access.address
                 )
                 return exception(request, code)
+        if access.function == _DIAGNOSTICS:
+            return self._diagnose(peer, request)
         writes = access.kind == "write" or access.function == _WRITE_FILE
         if writes:
             for validate in seams.validate:
@@ -590,6 +687,15 @@ class Plc:
             self._touched = True
             self._wrote(peer, access)
         return answer
+
+    def _diagnose(self, peer: Peer, request: ModbusPDU) -> ModbusPDU:
+        """Function 8: restart communications (1) and force listen only (4) beside the echo; else as any device."""
+        data = request.data if isinstance(request, UnknownRequest) else b""
+        if data[:2] in (_RESTART_COMMUNICATIONS, _FORCE_LISTEN_ONLY):
+            self.listen_only = data[:2] == _FORCE_LISTEN_ONLY
+            self.audit("modbus.diagnostics", peer=peer.address, silent=self.listen_only)
+            return UnknownRequest(request.function_code, data)
+        return execute(self.bank, self._identity, self.files, request, running=self.mode is _RUN)
 
     def _not_now(self, peer: Peer, access: Access) -> int | None:
         """Exception code for an engineering command that the key switch or the mode forbids, else None."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from testbed.network import Host
@@ -20,25 +21,62 @@ FACILITY = 13 * 8
 #: event kinds that are more than informational; RFC 5424 table 2 (3 error, 4 warning, 5 notice, 6 informational)
 SEVERITY = {
     "access.denied": 4,
+    "audit.failed": 3,
+    "audit.nearly_full": 4,
+    "audit.refused": 3,
+    "audit.silent": 3,
+    "time.refused": 3,
+    "auth.dropped": 4,
+    "auth.forged": 4,
+    "auth.unreachable": 3,
     "boundary.denied": 4,
+    "boundary.failed": 3,
+    "boundary.set": 4,
+    "control.failed": 3,
+    "handshake.dropped": 4,
+    "breakglass.failed": 4,
+    "breakglass.used": 3,
     "connection.refused": 4,
+    "device.unknown": 4,
+    "dock.refused": 4,
+    "execution.refused": 4,
+    "file.refused": 4,
     "ids.alert": 4,
+    "integrity.violated": 3,
     "login.failed": 4,
     "login.locked": 3,
     "login.spared": 3,
+    "mail.refused": 5,
+    "malware.found": 3,
+    "media.refused": 4,
     "mode.request": 5,
     "mode.refused": 4,
+    "modbus.diagnostics": 4,
     "modbus.malformed": 4,
     "peer.bad": 4,
     "plc.fault": 3,
     "plc.mode": 5,
     "program.loaded": 4,
+    "override.granted": 5,
     "program.refused": 3,
+    "radio.unknown": 4,
+    "remote.denied": 4,
+    "remote.refused": 4,
+    "certificate.refused": 4,
+    "certificate.tolerated": 4,
+    "portal.session_refused": 4,
     "session.refused": 4,
+    "signatures.behind": 4,
+    "settings.changed": 4,
+    "settings.refused": 4,
     "value.refused": 4,
+    "wireless.denied": 4,
+    "wireless.refused": 4,
     "write.denied": 4,
 }
 INFORMATIONAL = 6
+#: says nothing but that its sender still can send
+MARK = "audit.mark"
 #: our own enterprise id in structured data is the documentation one of RFC 5612
 SD_ID = "otlab@32473"
 
@@ -72,15 +110,18 @@ class Message:
     data: dict[str, str]
 
 
-def encode(source: str, kind: str, data: dict[str, Any], timestamp: datetime) -> bytes:
+def encode(source: str, kind: str, data: dict[str, Any], timestamp: datetime | None) -> bytes:
     """One RFC 5424 message; a value of None is left out.
 
     ``source``, ``kind`` and the names in ``data`` are of this project and fit the RFC as they are (ASCII without
-    spaces, a kind and a name of at most 32 characters); values may be any text. ``timestamp`` is aware.
+    spaces, a kind and a name of at most 32 characters); values may be any text. ``timestamp`` is aware, None where
+    the device has no time to give.
     """
     priority = FACILITY + SEVERITY.get(kind, INFORMATIONAL)
     params = "".join(f' {name}="{_escape(str(value))}"' for name, value in data.items() if value is not None)
-    stamp = timestamp.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    stamp = "-"
+    if timestamp is not None:
+        stamp = timestamp.isoformat(timespec="milliseconds").replace("+00:00", "Z")
     text = f"<{priority}>1 {stamp} {source} otlab - {kind} [{SD_ID}{params}]"
     return text.encode("utf-8", "replace")
 
@@ -102,6 +143,11 @@ def decode(raw: bytes) -> Message | None:
     return Message(int(found[1]) % 8, timestamp, source, kind, data)
 
 
+def to_datetime(seconds: float) -> datetime:
+    """A time in s since 1970 as a message states it, to the millisecond."""
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=round(seconds * 1000))
+
+
 def _escape(text: str) -> str:
     return re.sub(r'(["\\\]])', r"\\\1", text)
 
@@ -117,12 +163,35 @@ class SyslogSender:
     ) -> None:
         self.host, self.collector, self.epoch, self.port = host, collector, epoch, port
         self.delay = delay
+        #: the device's clock (s since 1970); None: the run's own time, which no device has
+        self.clock: Callable[[], float] | None = None
+        #: messages carry a time stamp
+        self.stamps = True
+        #: what goes with a message to show whose it is: (source, kind, data, time stamp) -> more data
+        self.mark: Callable[[str, str, dict[str, Any], float | None], dict[str, Any]] | None = None
+        #: events that need not be sent: (kind, data) -> left out
+        self.routine: list[Callable[[str, dict[str, Any]], bool]] = []
+        #: what a message is wrapped in on its way, None to send it readable
+        self.seal: Callable[[bytes], bytes] | None = None
+        #: seconds between two messages that only say that the device still can send, None: there are none
+        self.mark_every: float | None = None
         self._transport: asyncio.DatagramTransport | None = None
+        self._marking = False
         self._early: list[bytes] = []
 
     def start(self) -> None:
-        """Open the socket."""
+        """Open the socket, and begin to send marks if there are to be any."""
         self.host.spawn(self._open(), "syslog")
+        if self.mark_every is not None and not self._marking:
+            self._marking = True
+            due = self.host.network.loop.time() + self.mark_every
+            self.host.network.loop.wake(due, self._send_mark, due)
+
+    def _send_mark(self, due: float) -> None:
+        assert self.mark_every is not None
+        if self.host.up:
+            self(self.host.name, MARK, {})
+        self.host.network.loop.wake(due + self.mark_every, self._send_mark, due + self.mark_every)
 
     async def _open(self) -> None:
         loop = self.host.network.loop
@@ -136,8 +205,16 @@ class SyslogSender:
         self._early.clear()
 
     def __call__(self, source: str, kind: str, data: dict[str, Any]) -> None:
+        if any(routine(kind, data) for routine in self.routine):
+            return
         loop = self.host.network.loop
-        raw = encode(source, kind, data, self.epoch + timedelta(seconds=loop.time()))
+        time = self.epoch.timestamp() + loop.time() if self.clock is None else self.clock()
+        stamp = to_datetime(time) if self.stamps else None
+        if self.mark is not None:
+            data = {**data, **self.mark(source, kind, data, time if self.stamps else None)}
+        raw = encode(source, kind, data, stamp)
+        if self.seal is not None:
+            raw = self.seal(raw)
         if self.delay > 0:
             loop.wake(loop.time() + self.delay, self._send, raw)
         else:
@@ -146,6 +223,10 @@ class SyslogSender:
     def _send(self, raw: bytes) -> None:
         if not self.host.up:
             return
+        if self._transport is not None and self._transport.is_closing():
+            # The host has been off since: its sockets went with it.
+            self._transport = None
+            self.start()
         if self._transport is None:
             self._early.append(raw)
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from devices.audit import Audit
 from devices.modbus import ModbusClient, Refusal
@@ -22,7 +22,8 @@ class EngineeringError(OtlabError):
 class Workstation:
     """Engineering software on ``host``; ``connect`` makes a Modbus client to a PLC by name.
 
-    ``sign``, a seam, makes the signature that goes with a download; by default there is none. Every action raises
+    ``sign``, a seam, makes the signature that goes with a download; by default there is none. ``approve``, a seam, asks
+    a second person about what would change a PLC (which one, "mode" or "program"). Every action raises
     EngineeringError if the PLC refuses to be read, and TimeoutError or ConnectionError as the client does.
     """
 
@@ -31,6 +32,9 @@ class Workstation:
         self.connect = connect
         self.audit = Audit(name)
         self.sign: Callable[[str], bytes] = lambda _source: b""
+        self.approve: Callable[[str, str], Awaitable[bool]] | None = None
+        #: called with PLC and source when a program was loaded from here
+        self.on_loaded: list[Callable[[str, str], None]] = []
 
     async def mode(self, plc: str) -> Mode:
         """The PLC's present mode."""
@@ -38,6 +42,8 @@ class Workstation:
 
     async def set_mode(self, plc: str, mode: Mode) -> bool:
         """Ask for a mode; True if the PLC is in it afterwards."""
+        if not await self._approved(plc, "mode"):
+            return False
         return await change_mode(self.connect(plc), mode)
 
     async def read_program(self, plc: str) -> str:
@@ -46,9 +52,20 @@ class Workstation:
 
     async def download(self, plc: str, source: str) -> bool:
         """Stop the PLC, load ``source`` and start it again; True if the PLC took the program."""
+        if not await self._approved(plc, "program"):
+            return False
         taken = await download(self.connect(plc), source, self.sign(source))
         self.audit("program.download", plc=plc, taken=taken)
+        if taken:
+            for told in self.on_loaded:
+                told(plc, source)
         return taken
+
+    async def _approved(self, plc: str, what: str) -> bool:
+        if self.approve is None or await self.approve(plc, what):
+            return True
+        self.audit("change.denied", plc=plc, what=what)
+        return False
 
 
 async def read_mode(client: ModbusClient) -> Mode:

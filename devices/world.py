@@ -12,27 +12,52 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from devices.account_office import AccountOffice
 from devices.accounts import Accounts
 from devices.audit import Audit
+from devices.auditlog import AuditLog, Keyring, LogMender, LogService
+from devices.auth_server import FACTORY_SECRET, AuthClient, AuthServer
+from devices.backup import BackupServer, ProgramKeeper
+from devices.boundary import Boundary, FirewallManager, Island, outer
+from devices.certificates import AdHoc, Issuer
+from devices.computer import INSTALLED, Computer, Dock, Software, installed_on
+from devices.disk import Disk
 from devices.gateway import Gateway
 from devices.historian import Historian
 from devices.hmi import Hmi
+from devices.inventory import Inventory, SettingsAgent, SettingsRecord
+from devices.keystore import KeyStore
 from devices.logic import compile_program
+from devices.mail import MailServer
+from devices.maintenance import Maintenance
 from devices.modbus import ModbusClient
 from devices.monitor import KnownFlow, Monitor
+from devices.name_service import NameServer, Resolver
 from devices.opcua import UaClient
 from devices.operator import Action, Operator
+from devices.permissions import Permissions
+from devices.pki import Authority, RelyingParty
 from devices.plc import PeerTags, Plc, PlcTimes
 from devices.poller import checksum_address
+from devices.portal import Portal
+from devices.power import Load, Ups, firewall_load
+from devices.premises import Premises
+from devices.protection import Console, Guard, IntegrityWatch, MediaStation, Vendor
+from devices.recovery import RecoveryPlan
+from devices.remote import CellularRouter, RemoteGateway, RemoteUser, SessionService
 from devices.siem import Siem
+from devices.staff import APPROVER, Answer, Person, Place, Staff
 from devices.syslog import SyslogSender
+from devices.terminal import OperatorTerminal
+from devices.timekeeping import Clock, TimeClient, TimeServer, drawn_clock
+from devices.wireless import AccessPoint, Air, Station
 from devices.wiring import Wiring
 from devices.workstation import Workstation
 from testbed import site as sites
 from testbed.clock import SimLoop
 from testbed.errors import DocumentError, OtlabError, Problem
 from testbed.figures import Figures
-from testbed.network import Host, Network
+from testbed.network import Host, Network, Switch
 from testbed.plant import PlantModel, Sensor
 from testbed.plants import plant_named
 from testbed.randomness import Randomness
@@ -40,7 +65,43 @@ from testbed.site import Site
 from testbed.trace import Trace
 
 #: The world's devices by kind: names of the attributes that map assets to them.
-DEVICES = ("plcs", "hmis", "gateways", "historians", "workstations", "monitors", "siems")
+DEVICES = (
+    "plcs",
+    "hmis",
+    "gateways",
+    "historians",
+    "workstations",
+    "monitors",
+    "siems",
+    "computers",
+    "terminals",
+    "backup_servers",
+    "keepers",
+    "upses",
+    "settings_agents",
+    "settings_records",
+    "inventories",
+    "portals",
+    "authorities",
+    "keystores",
+)
+#: Kinds of assets with the storage of a computer.
+COMPUTERS = frozenset(
+    {
+        "auth_server",
+        "backup_server",
+        "historian",
+        "hmi",
+        "jump_host",
+        "monitor",
+        "office_pc",
+        "opcua_server",
+        "siem",
+        "workstation",
+    }
+)
+#: Where people of a role are while on shift; the others are on call (assumption).
+PLACES: dict[str, Place] = {"operator": "control room", "supervisor": "control room"}
 #: A client that only listens looks after its session three times within the server's 60 s (s; assumption).
 UA_KEEP_ALIVE = 20.0
 
@@ -65,6 +126,20 @@ class WorldSeams:
     ua_credentials: dict[str, UaCredentials] = field(default_factory=dict)
     #: readers of PLCs check the checksum that the PLCs then publish
     verify_checksums: bool = False
+    #: secret that a device shares with the authentication server: as delivered, unless somebody changes it
+    shared_secret: Callable[[str], bytes] = lambda _device: FACTORY_SECRET
+    #: who gives devices their certificates, where they have any
+    issuer: Issuer = field(default_factory=AdHoc)
+    #: certificate and key (DER) of an OPC UA application of a name and URI; None: one that it made itself
+    ua_papers: Callable[[str, str], tuple[bytes, bytes]] | None = None
+    #: which certificates (DER) of OPC UA servers a client believes, by asset; others believe any
+    ua_trust: dict[str, Callable[[bytes], bool]] = field(default_factory=dict)
+    #: what is done with the disk of a device that leaves the site, after somebody has deleted its files
+    dispose: Callable[[Disk], None] = lambda _disk: None
+    #: what log messages are wrapped in on their way, None to send them readable
+    log_seal: Callable[[bytes], bytes] | None = None
+    #: TLS context that browsers of the site use for the portal, None for plain HTTP
+    browser_tls: Callable[[], ssl.SSLContext] | None = None
 
 
 class World:
@@ -78,6 +153,8 @@ class World:
         self.loop.entropy = self.randomness.stream("entropy")
         self.seams = WorldSeams()
         self.trace = Trace(self.loop.time)
+        #: switches that zones share, by name
+        self.switches: dict[str, Switch] = {}
         self.network = self._build_network()
         self.plant: PlantModel = plant_named(
             site.plant.model, stream=self.randomness.stream("plant"), initial=site.plant.initial
@@ -98,16 +175,107 @@ class World:
         self.monitors: dict[str, Monitor] = {}
         self.siems: dict[str, Siem] = {}
         self.operators: dict[str, Operator] = {}
-        #: account store of the site, None while nothing asks who anybody is
+        #: operating systems by asset, what programs do on them, and each zone's maintenance port
+        self.software = Software()
+        self.computers: dict[str, Computer] = {}
+        self.docks = {name: Dock(zone) for name, zone in self.network.zones.items()}
+        #: the vendor of malware protection, what the site has of it, mail, and who compares programs and files
+        self.vendor = Vendor(self.randomness.stream("protection vendor").randbytes(32), self.loop.time)
+        self.guards: dict[str, Guard] = {}
+        self.consoles: dict[str, Console] = {}
+        self.media_station: MediaStation | None = None
+        self.mail_servers: dict[str, MailServer] = {}
+        self.integrity_watches: dict[str, IntegrityWatch] = {}
+        #: name servers, the stations' ways to ask them, and the management of firewalls
+        self.name_servers: dict[str, NameServer] = {}
+        self.resolvers: dict[str, Resolver] = {}
+        self.firewall_managers: dict[str, FirewallManager] = {}
+        #: flows that controls made legitimate beside those that the site's file documents
+        self.added_flows: list[sites.Flow] = []
+        self.maintenance = Maintenance(self.loop)
+        #: what tests security functions, left here by the controls that do
+        self.verifiers: list[object] = []
+        #: the people of the site, and the doors between them and its equipment
+        self.staff = self._build_staff()
+        self.physical = Premises(
+            figures,
+            self.randomness.stream("doors"),
+            on_attempt=lambda person, place, admitted: self.trace.record(
+                "door", place, person=person, admitted=admitted
+            ),
+        )
+        #: the radio channel of the site, and who is on it
+        self.air = Air(self.loop)
+        self.access_points: dict[str, AccessPoint] = {}
+        self.stations: dict[str, Station] = {}
+        #: ways in from outside, the service of each workstation that they lead to, and the people who use them
+        self.remote_gateways: dict[str, RemoteGateway] = {}
+        self.session_services: dict[str, SessionService] = {}
+        self.cellular_routers: dict[str, CellularRouter] = {}
+        self.remote_users: dict[str, RemoteUser] = {}
+        #: copies and keepers of programs, supplies, and settings agents, by asset; records of the site by its station
+        self.backup_servers: dict[str, BackupServer] = {}
+        self.keepers: dict[str, ProgramKeeper] = {}
+        self.upses: dict[str, Ups] = {}
+        self.settings_agents: dict[str, SettingsAgent] = {}
+        self.settings_records: dict[str, SettingsRecord] = {}
+        self.inventories: dict[str, Inventory] = {}
+        #: how a wrecked controller or station is brought back
+        self.recovery = RecoveryPlan()
+        #: the store that decides who is let in at the operator station, None while nothing asks who anybody is
         self.accounts: Accounts | None = None
+        #: text terminals of operator stations, authentication servers, and the devices' ways to ask them
+        self.terminals: dict[str, OperatorTerminal] = {}
+        self.auth_servers: dict[str, AuthServer] = {}
+        self.auth_clients: dict[str, AuthClient] = {}
+        #: the accounts that each device keeps, what each holder of one types, and who manages them
+        self.account_stores: dict[str, Accounts] = {}
+        self.passwords: dict[str, str] = {}
+        #: passwords as they were when a list of them leaked, by account
+        self.leaked: dict[str, str] = {}
+        self.account_office: AccountOffice | None = None
+        #: which role may do what on the process, None while nothing distinguishes
+        self.permissions: Permissions | None = None
+        #: report portals, certificate authorities, who checks certificates how, and machines' secrets, by asset
+        self.portals: dict[str, Portal] = {}
+        self.authorities: dict[str, Authority] = {}
+        self.relying_parties: dict[str, RelyingParty] = {}
+        self.keystores: dict[str, KeyStore] = {}
+        #: disks of devices that did the work of a workstation before, by device
+        self.old_disks: dict[str, Disk] = {}
+        #: told when a device of the site is reported stolen or lost
+        self.on_device_lost: list[Callable[[str], None]] = []
         #: ids of the IEC 62443-3-3 requirements in force, in the standard's order
         self.requirements: tuple[str, ...] = ()
+        #: what each device's clock shows, servers of the right time, and the devices that ask them
+        self.clocks: dict[str, Clock] = {name: self._clock(name) for name in site.assets}
+        self.time_servers: dict[str, TimeServer] = {}
+        self.time_clients: dict[str, TimeClient] = {}
+        #: audit stores by device, the SIEMs' archives, and services that hand out records
+        self.logs: dict[str, AuditLog] = {}
+        self.archives: dict[str, AuditLog] = {}
+        self.log_services: dict[str, LogService] = {}
+        #: signing keys of people and devices
+        self.keyring = Keyring(lambda owner: self.randomness.stream(f"signing key:{owner}").randbytes(32))
+        self.log_mender = self._build_log_mender()
         #: what firewalls at conduits have to say, by conduit
         self.boundary_audits: dict[str, Audit] = {}
+        #: the firewall of each conduit, and the switch that cuts the control system off from what is not its own
+        self.boundaries = {
+            name: Boundary(conduit, figures["boundary.capacity"], figures["boundary.restart"])
+            for name, conduit in self.network.conduits.items()
+        }
+        self.boundary_audits.update((name, one.audit) for name, one in self.boundaries.items())
+        self.island = self._build_island()
         self._senders: dict[str, SyslogSender] = {}
         self._clients: dict[tuple[str, str], ModbusClient] = {}
         for name, asset in site.assets.items():
             self._build_asset(name, asset)
+            if asset.kind in INSTALLED:
+                self._build_computer(name, asset)
+        for name, asset in site.assets.items():
+            self._build_upkeep(name, asset)
+            self._build_keys(name, asset)
 
     # -- building ----------------------------------------------------------------------------------------------
 
@@ -122,6 +290,10 @@ class World:
                 loss=zone.loss,
                 trusted=zone.trusted,
             )
+        for name, shared in self.site.switches.items():
+            self.switches[name] = Switch(name, shared.bandwidth)
+            for member in shared.zones:
+                self.switches[name].attach(network.zones[member])
         for name, conduit in self.site.conduits.items():
             network.conduit(
                 name,
@@ -133,6 +305,48 @@ class World:
         for name, asset in self.site.assets.items():
             network.host(name, asset.zone, asset.address)
         return network
+
+    def own(self, zone: str) -> bool:
+        """Whether a zone is one of the control system's: up to Purdue's level 3, and trusted."""
+        known = self.site.zones.get(zone)
+        return known is not None and known.trusted and known.level <= 3
+
+    def _build_island(self) -> Island:
+        edges = outer(self.network.conduits.values(), self.own)
+        island = Island(tuple(self.boundaries[name] for name in edges))
+        island.on_change.append(
+            lambda cut, why: self.trace.record("response", "island", what=why) if cut else None
+        )
+        return island
+
+    def _build_staff(self) -> Staff:
+        people = {
+            person.name: Person(
+                person.name,
+                person.role,
+                PLACES.get(person.role, "on call"),
+                frozenset({APPROVER}) if person.role == "supervisor" else frozenset(),
+            )
+            for asset in self.site.assets.values()
+            if isinstance(asset, sites.Hmi)
+            for person in asset.operators
+        }
+
+        def answered(answer: Answer) -> None:
+            # Whoever is asked has done their part with either answer.
+            self.trace.record(
+                "task",
+                answer.person,
+                task="approval",
+                outcome="done",
+                seconds=answer.seconds,
+                request=answer.request,
+                granted=answer.granted,
+            )
+
+        return Staff(
+            self.figures, self.randomness.stream("staff"), list(people.values()), on_answer=[answered]
+        )
 
     def _build_asset(self, name: str, asset: object) -> None:
         host = self.network.hosts[name]
@@ -151,6 +365,7 @@ class World:
                     self.figures["plc.request_cost"],
                     self.figures["plc.watchdog"],
                     self.figures["plc.peer_stale_after"],
+                    self.figures["crypto.handshake"] * self.figures["crypto.plc_factor"],
                 )
                 # Controllers are not started in step: each has its own phase within the scan.
                 phase = self.randomness.stream(f"phase:{name}").uniform(0, asset.scan)
@@ -169,6 +384,22 @@ class World:
                 self.plcs[name] = plc
             case sites.Hmi():
                 self._build_hmi(host, name, asset)
+            case sites.AuthServer():
+                self.auth_servers[name] = AuthServer(
+                    host,
+                    name,
+                    self.account_store(name),
+                    asset.port,
+                    self.figures["auth.request_cost"],
+                    self.figures["auth.backlog"],
+                )
+            case sites.NameServer():
+                names = {other: described.address for other, described in self.site.assets.items()}
+                self.name_servers[name] = NameServer(
+                    host, name, names, self.figures["names.lifetime"], asset.port
+                )
+            case sites.FirewallManager():
+                self.firewall_managers[name] = FirewallManager(host, name, self.boundaries, asset.port)
             case sites.OpcUaServer():
                 self.gateways[name] = Gateway(host, name, asset, controllers, self.connector(name))
             case sites.Historian():
@@ -180,6 +411,8 @@ class World:
                 )
             case sites.Workstation():
                 self.workstations[name] = Workstation(host, name, self.connector(name))
+                if self._remotely_used(name):
+                    self.session_services[name] = SessionService(self.workstations[name], controllers)
             case sites.Monitor():
                 links = [
                     self.network.zones[tap] if tap in self.network.zones else self.network.conduits[tap]
@@ -189,13 +422,215 @@ class World:
                     host, name, links, self.baseline(), ranges=self.register_ranges()
                 )
             case sites.Siem():
-                self.siems[name] = Siem(host, name, port=asset.port)
+                siem = self.siems[name] = Siem(host, name, port=asset.port)
+                self.archives[name] = AuditLog(
+                    name, self.clocks[name], self.figures["audit.capacity.archive"], say=siem.audit
+                )
+            case sites.TimeServer():
+                # A satellite receiver shows the right time, whatever its quartz does.
+                right = Clock(self.loop.time, self.site.epoch.timestamp())
+                self.clocks[name] = right
+                self.time_servers[name] = TimeServer(host, name, right)
+            case sites.JumpHost() if asset.targets:
+                targets = {target: self.site.assets[target].address for target in asset.targets}
+                self.remote_gateways[name] = RemoteGateway(host, name, targets, asset.capacity)
+                self.remote_users.update((user, RemoteUser(user, user)) for user in asset.users)
+            case sites.AccessPoint():
+                self.access_points[name] = AccessPoint(
+                    host, name, asset.network, self.air, self.randomness.stream(f"radio:{name}")
+                )
+            case sites.MobileDevice():
+                self.stations[name] = Station(host, self.air, self.randomness.stream(f"radio:{name}"))
+            case sites.CellularRouter():
+                self.network.zone(asset.carrier, str(asset.network), trusted=False)
+                self.cellular_routers[name] = CellularRouter(host, name, asset.carrier)
+            case sites.MailServer():
+                self.mail_servers[name] = MailServer(host, name, asset.domain, list(asset.mailboxes))
             case _:
                 pass  # office PCs and jump hosts are places to be, with no program of their own
 
+    def _build_computer(self, name: str, asset: sites.Asset) -> None:
+        computer = Computer(self.network.hosts[name], name, self.software)
+        for application in installed_on(asset.kind, asset.product, asset.firmware):
+            computer.install(application)
+        computer.on_removed.append(
+            lambda program: self.trace.record("response", name, what=f"malware {program} removed")
+        )
+        self.computers[name] = computer
+
+    def _remotely_used(self, workstation: str) -> bool:
+        return any(
+            isinstance(asset, sites.JumpHost) and workstation in asset.targets
+            for asset in self.site.assets.values()
+        )
+
+    def _build_upkeep(self, name: str, asset: object) -> None:
+        """What keeps the other devices going, or a record of them; they exist by now."""
+        host, assets = self.network.hosts[name], self.site.assets
+        match asset:
+            case sites.Controller():
+                plc = self.plcs[name]
+                self.settings_agents[name] = SettingsAgent(
+                    host, plc.audit, asset.product, asset.firmware, plc.maintain
+                )
+            case sites.Workstation():
+                self.keepers[name] = ProgramKeeper(
+                    self.workstations[name],
+                    {plc: self.site.logic(plc) for plc in asset.programs},
+                    {
+                        other: server.address
+                        for other, server in assets.items()
+                        if isinstance(server, sites.BackupServer) and server.station == name
+                    },
+                    lambda plc, source: self.plcs[plc].misfit(source),
+                )
+                agents = {plc: assets[plc].address for plc in asset.programs}
+                record = SettingsRecord(host, agents, self.network.conduits)
+                inventory = Inventory(host, self._plugged_in, agents)
+                self.settings_records[name], self.inventories[name] = record, inventory
+                for findings in (self.keepers[name].on_finding, record.on_finding, inventory.on_finding):
+                    findings.append(
+                        lambda about, what: self.trace.record("finding", name, what=f"{about}: {what}")
+                    )
+                record.on_corrected.append(
+                    lambda about: self.trace.record("response", name, what=f"settings of {about} put right")
+                )
+                inventory.on_finding.append(
+                    lambda about, _what: self.workstations[name].audit("device.unknown", peer=about)
+                )
+            case sites.BackupServer():
+                self.backup_servers[name] = BackupServer(host, name, asset.port)
+            case sites.Ups():
+                self.upses[name] = Ups(name, self.loop, asset.minutes)
+                self.upses[name].loads.extend(self._load(fed) for fed in asset.feeds)
+            case _:
+                pass
+
+    def _build_keys(self, name: str, asset: object) -> None:
+        """Certificates, secrets of programs, and what people read over the web."""
+        host = self.network.hosts[name]
+        self.keystores[name] = store = KeyStore(host)
+        match asset:
+            case sites.Historian():
+                credentials = self.seams.ua_credentials
+
+                def password() -> bytes | None:
+                    found = credentials.get(name, UaCredentials()).password
+                    return found.encode() if found is not None else None
+
+                store.keep("password", password)
+                if asset.portal is not None:
+                    self.portals[name] = Portal(
+                        self.historians[name],
+                        asset.portal,
+                        self.stream(f"export key:{name}").randbytes(16),
+                        lambda tag, value: self._request_setpoint(name, asset.server, tag, value),
+                        lambda: self._portal_settings(name, asset.server),
+                    )
+            case sites.CertificateAuthority():
+                figures = self.figures
+                self.authorities[name] = Authority(
+                    host,
+                    name,
+                    self.site.name,
+                    self.site.epoch,
+                    asset.port,
+                    figures["pki.validity"],
+                    figures["pki.list_life"],
+                    self.randomness,
+                )
+            case sites.Workstation():
+                for old in asset.predecessors:
+                    self.old_disks[old] = disk = Disk()
+                    for plc in asset.programs:
+                        disk.write(f"projects/{plc}.st", self.site.logic(plc).encode())
+            case _:
+                pass
+
+    async def _request_setpoint(self, name: str, server: str, tag: str, value: float) -> str | None:
+        """Write through the OPC UA server as the historian's own account; why not, or None."""
+        client = self.ua_connector(name, server)()
+        try:
+            refusal = await client.connect() or await client.write(tag, value)
+        except (OSError, OtlabError) as error:  # no answer, or a tag that the server does not have
+            return str(error)
+        finally:
+            await client.disconnect()
+        return refusal.status if refusal is not None else None
+
+    def _portal_settings(self, name: str, server: str) -> dict[str, str]:
+        mine = self.seams.ua_credentials.get(name, UaCredentials())
+        shown = self.keystores[name].export("password")
+        return {
+            "server": f"opc.tcp://{self.site.assets[server].address}:{port_of(self.site.assets[server])}",
+            "user": str(mine.user),
+            "password": shown.decode() if shown is not None else "(in hardware)" if mine.password else "None",
+        }
+
+    def _plugged_in(self) -> list[tuple[str, str, str]]:
+        """What the switches' tables show: (name, zone, address) of every host of the site's own zones."""
+        return [
+            (host.name, zone, host.address)
+            for zone in self.site.zones
+            for host in self.network.zones[zone].hosts
+        ]
+
+    def _load(self, name: str) -> Load:
+        if name in self.network.conduits:
+            return firewall_load(
+                self.network.conduits[name],
+                self.figures["power.firewall_boot"],
+                self.figures["power.firewall_rules"],
+            )
+        figure = "power.station_restart" if name in self.hmis else "power.controller_restart"
+        return Load(name, lambda: self.switch_off(name), lambda: self.switch_on(name), self.figures[figure])
+
+    def switch_off(self, name: str) -> None:
+        """A controller or a station loses power."""
+        if name in self.plcs:
+            self.plcs[name].lose_power()
+        else:
+            self.network.hosts[name].power_off()
+
+    def switch_on(self, name: str) -> None:
+        """A controller or a station that was off has booted: its connections and sessions are forgotten."""
+        for key in [key for key in self._clients if key[0] == name]:
+            del self._clients[key]
+        if name in self.plcs:
+            self.plcs[name].regain_power()
+            self.settings_agents[name].start()
+        elif name in self.hmis:
+            hmi = self.hmis[name]
+            hmi.host.power_on()
+            hmi.session = None
+            hmi.alarms.clear()
+            hmi.start()
+            self.computers[name].set_up_anew()
+            if name in self.terminals:
+                self.terminals[name].start()
+            if name in self.integrity_watches:
+                self.integrity_watches[name].start()
+            if name in self.operators:
+                self.operators[name].resume()
+        if name in self.log_services:
+            self.log_services[name].start()
+
     def _build_hmi(self, host: Host, name: str, asset: sites.Hmi) -> None:
+        servers = [
+            (server.address, server.port)
+            for server in self.site.assets.values()
+            if isinstance(server, sites.NameServer) and name in server.serves
+        ]
+        if servers:
+            self.resolvers[name] = Resolver(
+                host, servers, self.randomness.stream(f"names:{name}"), self.figures["names.timeout"]
+            )
         hmi = Hmi(host, name, asset, self.site.controllers(), self.connector(name), asset.stale_after)
         self.hmis[name] = hmi
+        if asset.terminal is not None:
+            self.terminals[name] = OperatorTerminal(
+                hmi, asset.terminal, self.figures["accounts.verify_time"]
+            )
         responses = {
             key: [Action(step.tag, step.value) for step in steps] for key, steps in asset.responses.items()
         }
@@ -229,6 +664,9 @@ class World:
                     ssl=tls,
                     server_hostname=plc if tls is not None else None,
                 )
+                resolver = self.resolvers.get(source)
+                if resolver is not None:
+                    self._clients[key].resolve = lambda: resolver.lookup(plc)
             return self._clients[key]
 
         return connect
@@ -247,6 +685,7 @@ class World:
                 security=mine.security,
                 certificate=mine.certificate,
                 key=mine.key,
+                trust=self.seams.ua_trust.get(source) if mine.security is not None else None,
                 keep_alive=UA_KEEP_ALIVE,
             )
 
@@ -265,7 +704,89 @@ class World:
                 siem.port,
                 delay=self.figures["siem.forward_delay"],
             )
+            self._senders[asset].clock, self._senders[asset].stamps = self.clocks[asset], False
         return self._senders[asset]
+
+    def account_store(self, asset: str) -> Accounts:
+        """The store of accounts that ``asset`` keeps, made at the first call."""
+        if asset not in self.account_stores:
+            self.account_stores[asset] = Accounts(
+                self.loop.time, self.site.epoch.timestamp(), self.randomness.stream(f"accounts:{asset}")
+            )
+        return self.account_stores[asset]
+
+    def _clock(self, name: str) -> Clock:
+        return drawn_clock(
+            self.loop.time,
+            self.site.epoch.timestamp(),
+            self.randomness.stream(f"clock:{name}"),
+            (self.figures["clock.drift_low"] * 1e-6, self.figures["clock.drift_high"] * 1e-6),
+            self.figures["clock.since_set"],
+        )
+
+    def _build_log_mender(self) -> LogMender:
+        stream = self.randomness.stream("log mender")
+
+        def mended(source: str, seconds: float) -> None:
+            self.trace.record("response", source, what="audit log mended", seconds=round(seconds, 3))
+
+        return LogMender(
+            lambda seconds, then: self.loop.wake(self.loop.time() + seconds, lambda _due: then(), None),
+            lambda: stream.lognormvariate(*self.figures.lognormal("audit.mend")),
+            mended,
+        )
+
+    def log_of(self, audit: Audit) -> AuditLog:
+        """The audit store of the device that ``audit`` belongs to; every device has one, if only of its own make."""
+        name = audit.source
+        if name not in self.logs:
+            asset = self.site.assets.get(name)
+            kind = asset.kind if asset is not None else ""
+            sort = "computer" if kind in COMPUTERS else "controller"
+            self.logs[name] = AuditLog(
+                name,
+                self.clocks[name] if asset is not None else self.loop.time,
+                self.figures[f"audit.capacity.{sort}"],
+                # A station's operating system may be set to shut down when it cannot audit; others just wrap.
+                "halt" if kind == "hmi" else "overwrite",
+                say=audit,
+                halt=(lambda: self._halt(name)) if asset is not None else None,
+            )
+        return self.logs[name]
+
+    def _halt(self, name: str) -> None:
+        """The operating system of ``name`` shuts down because it cannot audit."""
+        if self.network.hosts[name].up:
+            self.trace.record("audit.halted", name)
+            self.network.hosts[name].power_off()
+
+    def keep_time(self, audit: Audit) -> TimeClient | None:
+        """Let the device that ``audit`` belongs to ask the site's first time server; None where there is no such."""
+        name = audit.source
+        if name in self.time_servers or name not in self.site.assets:
+            return None
+        if not self.time_servers or not self.reaches(name, next(iter(self.time_servers))):
+            return None
+        if name not in self.time_clients:
+            server = next(iter(self.time_servers.values()))
+            self.time_clients[name] = TimeClient(
+                self.network.hosts[name],
+                self.clocks[name],
+                server.host.address,
+                self.figures["time.poll"],
+                self.randomness.stream(f"time client:{name}"),
+                audit,
+            )
+        return self.time_clients[name]
+
+    def reaches(self, source: str, target: str) -> bool:
+        """Whether the site documents that asset ``source`` opens connections to ``target``, or stands beside it."""
+        assets = self.site.assets
+        return (source in assets and assets[source].zone == assets[target].zone) or any(
+            flow.source == source and flow.target == target
+            for conduit in self.site.conduits.values()
+            for flow in conduit.flows
+        )
 
     def stream(self, name: str) -> random.Random:
         """A named random stream of this run."""
@@ -279,6 +800,7 @@ class World:
         Ports are where the services really are.
         """
         documented = set()
+        yield from self.added_flows
         for conduit in self.site.conduits.values():
             for flow in conduit.flows:
                 documented.add((flow.source, flow.target))
@@ -288,7 +810,13 @@ class World:
                 if (name, target) not in documented:
                     port = self.service_port(target, port_of(self.site.assets[target]))
                     protocol: sites.Protocol = (
-                        "syslog" if target in self.siems else "opcua" if target in self.gateways else "modbus"
+                        "syslog"
+                        if target in self.siems
+                        else "opcua"
+                        if target in self.gateways
+                        else "auth"
+                        if target in self.auth_servers
+                        else "modbus"
                     )
                     yield sites.Flow(source=name, target=target, port=port, protocol=protocol)
 
@@ -370,18 +898,64 @@ class World:
         self.loop.wake(0.0, self._advance, 1)
         for siem in self.siems.values():
             siem.start()
+        for time_server in self.time_servers.values():
+            time_server.start()
+        for time_client in self.time_clients.values():
+            time_client.start()
+        for log_service in self.log_services.values():
+            log_service.start()
         for sender in self._senders.values():
+            sender.seal = self.seams.log_seal
             sender.start()
+        for computer in self.computers.values():
+            computer.start()
+        for mail_server in self.mail_servers.values():
+            mail_server.start()
+        for watch in self.integrity_watches.values():
+            watch.start()
+        for name_server in self.name_servers.values():
+            name_server.start()
+        for manager in self.firewall_managers.values():
+            manager.start()
         for plc in self.plcs.values():
             plc.start()
         for gateway in self.gateways.values():
             gateway.start()
+        for auth_server in self.auth_servers.values():
+            auth_server.start()
         for hmi in self.hmis.values():
             hmi.start()
+        for terminal in self.terminals.values():
+            terminal.start()
         for operator in self.operators.values():
             operator.start()
         for historian in self.historians.values():
             historian.start()
+        for access_point in self.access_points.values():
+            access_point.start()
+        for service in self.session_services.values():
+            service.start()
+        for remote_gateway in self.remote_gateways.values():
+            remote_gateway.start()
+        for router in self.cellular_routers.values():
+            router.start()
+        for portal in self.portals.values():
+            portal.start()
+        for authority in self.authorities.values():
+            authority.start()
+        for asset, party in self.relying_parties.items():
+            # Devices were not set up in the same minute.
+            party.start(self.stream(f"revocation list:{asset}").uniform(0, party.every))
+        for server in self.backup_servers.values():
+            server.start()
+        for agent in self.settings_agents.values():
+            agent.start()
+        for keeper in self.keepers.values():
+            keeper.start()
+        for settings in self.settings_records.values():
+            settings.start()
+        for inventory in self.inventories.values():
+            inventory.start()
 
     def _advance(self, step: int) -> None:
         self.plant.advance()
@@ -406,10 +980,18 @@ def talks_to(site: Site, name: str) -> list[str]:
         case sites.Controller():
             return [*asset.peers, *siems]
         case sites.Hmi() | sites.OpcUaServer():
-            return [*asset.polls, *siems]
+            directories = [other for other, what in site.assets.items() if isinstance(what, sites.AuthServer)]
+            return [*asset.polls, *directories, *siems]
+        case sites.MobileDevice():
+            return [*asset.reads, *siems]
         case sites.Historian():
             return [asset.server, *siems]
         case sites.Workstation():
-            return [*asset.programs, *siems]
+            servers = [
+                other
+                for other, what in site.assets.items()
+                if isinstance(what, sites.BackupServer) and what.station == name
+            ]
+            return [*asset.programs, *servers, *siems]
         case _:
             return siems

@@ -421,6 +421,21 @@ def controls_coverage() -> None:
     click.echo(coverage())
 
 
+@controls.command("compensating")
+def controls_compensating() -> None:
+    """List the compensating countermeasures: what each acts on, stands in for, and leaves as risk."""
+    from controls.compensating import compensating
+
+    for name, one in compensating().items():
+        entry = one.entry
+        click.echo(f"{name}: {entry.title} [{entry.grade}]")
+        click.echo(f"  acts on     {entry.acts_on}")
+        click.echo(f"  stands for  {', '.join(entry.stands_for) or 'no requirement'}")
+        click.echo(f"  reason      {entry.reason}")
+        click.echo(f"  leaves      {entry.residual_risk}")
+        click.echo(f"  approver    {entry.approver}; source: {entry.source}")
+
+
 @main.command()
 @click.argument("requirements", nargs=-1)
 @click.option("--fr", default=None, help="Only those of one foundational requirement, as in IAC.")
@@ -474,6 +489,57 @@ def ablate(requirements: tuple[str, ...], fr: str | None, pairs: int, workers: i
     if unproved:
         click.echo(f"UNPROVED: {', '.join(unproved)}")
         raise click.exceptions.Exit(1)
+
+
+@main.command()
+@_site
+@click.option(
+    "--level",
+    "levels",
+    multiple=True,
+    type=click.IntRange(0, 4),
+    help="A security level; 1 to 4 if not given.",
+)
+@click.option(
+    "--controls", "files", multiple=True, metavar="FILE", help="Also check what this file puts in force."
+)
+@_compensate
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="Also write a page (Markdown).",
+)
+@_set
+def essential(
+    site: str,
+    levels: tuple[int, ...],
+    files: tuple[str, ...],
+    compensating: tuple[str, ...],
+    out: Path | None,
+    overrides: tuple[tuple[str, float], ...],
+) -> None:
+    """Check that no security measure stops an essential function (IEC 62443-3-3, 4.2); tell what does."""
+    from controls.catalogue import SecurityLevels
+    from controls.selection import load_selection, select
+    from lab.essential import page, tell
+    from results.store import save_text
+    from scenarios.essential import findings
+    from testbed.figures import load_figures
+
+    figures = load_figures().with_overrides(dict(overrides))
+    uniform = sorted(set(levels)) or (() if files else range(1, 5))
+    chosen = [
+        *(select(SecurityLevels.uniform(level)) for level in uniform),
+        *(load_selection(file) for file in files),
+    ]
+    found = {}
+    for one in chosen:
+        whole = replace(one, compensating=(*one.compensating, *compensating))
+        found[one.name] = findings(site, whole, figures)
+        click.echo(tell(one.name, found[one.name]))
+    if out is not None:
+        save_text(out, page(found))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import math
 import textwrap
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -78,6 +78,10 @@ CAPTIONS: Final[Mapping[str, str]] = {
     "detection-curves": "Share of runs detected by a time after the attack's first action (Kaplan-Meier with its "
     "95 % band). An upright tick: runs that ended undetected.",
     "availability": "Availability of the essential functions: mean and 95 % interval; small marks: single runs.",
+    "levels-by-maturity": "Seconds outside the safe envelope, mean of a run, by security level and by maturity level "
+    "of the practices that keep the controls at work; darker is worse. Perfect: no practice fails.",
+    "control-by-maturity": "Share of the time without control of the process, mean of a run in percent, by security "
+    "level and by maturity level; darker is worse. Perfect: no practice fails.",
 }
 
 
@@ -87,10 +91,14 @@ def standard(rows: Sequence[Row]) -> dict[str, Figure]:
     Names are the keys of ``CAPTIONS``, with ``-2`` and so on for further pages of many scenarios.
     """
     attacked = _pages([row for row in rows if row.attacked])
+    # Of one maturity there is nothing to compare.
+    axis = attacked if len({row.maturity for row in rows if row.attacked}) > 1 else []
     drawn = {
         "detection-times": [detection_times(page) for page in attacked],
         "detection-curves": [detection_curves(page) for page in attacked],
         "availability": [availability(page) for page in _pages(rows)],
+        "levels-by-maturity": [levels_by_maturity(page) for page in axis],
+        "control-by-maturity": [levels_by_maturity(page, _control_lost) for page in axis],
     }
     return {
         name if number == 1 else f"{name}-{number}": figure
@@ -163,6 +171,67 @@ def availability(rows: Sequence[Row]) -> Figure:
                 _availability_points(ax, runs, looks[profile], shift, step)
         _legend(figure, looks)
         return _settled(figure)
+
+
+def levels_by_maturity(
+    rows: Sequence[Row], outcome: Callable[[Row], float] = lambda row: row.unsafe_seconds
+) -> Figure:
+    """Draw the mean ``outcome`` of a run as a heat map of profile by maturity level, a panel per scenario.
+
+    The best practice is on top. A cell without a run stays empty.
+    """
+    attacked = [row for row in rows if row.attacked]
+    panels = _panels(by_cell(attacked))
+    maturities = sorted({row.maturity or 5 for row in attacked}, reverse=True)
+    profiles = list(dict.fromkeys(_without_maturity(row) for row in sorted(attacked, key=_level_order)))
+    means = {
+        title: {key: math.fsum(map(outcome, runs)) / len(runs) for key, runs in _by_maturity(cells).items()}
+        for title, cells in panels.items()
+    }
+    most = max((value for cells in means.values() for value in cells.values()), default=0.0)
+    with _style():
+        lines = max(1, math.ceil(len(panels) / 2))
+        figure, axes = _grid(panels, 0.5 + lines * (0.6 + 0.27 * len(maturities)))
+        for (title, cells), ax in zip(means.items(), axes, strict=False):
+            _head(ax, title)
+            ax.set_xlim(-0.5, len(profiles) - 0.5)
+            ax.set_ylim(len(maturities) - 0.5, -0.5)
+            ax.set_xticks(range(len(profiles)), [_short(name, 14) for name in profiles])
+            ax.set_yticks(range(len(maturities)), ["perfect" if m == 5 else f"ML {m}" for m in maturities])
+            ax.tick_params(length=0)
+            for x, profile in enumerate(profiles):
+                for y, maturity in enumerate(maturities):
+                    if (profile, maturity) in cells:
+                        _heat_cell(ax, x, y, cells[profile, maturity], most)
+        return _settled(figure)
+
+
+def _control_lost(row: Row) -> float:
+    return 100 * (1 - row.availability.get("control", 1.0))
+
+
+def _by_maturity(cells: Mapping[str, Sequence[Row]]) -> dict[tuple[str, int], list[Row]]:
+    """The runs of one panel under (profile without its maturity, maturity level or 5 for perfect)."""
+    return {(_without_maturity(runs[0]), runs[0].maturity or 5): list(runs) for runs in cells.values()}
+
+
+def _without_maturity(row: Row) -> str:
+    return row.profile.removesuffix(f", ML {row.maturity}")
+
+
+def _level_order(row: Row) -> tuple[bool, int, str]:
+    return row.level is None, row.level or 0, _without_maturity(row)
+
+
+def _heat_cell(ax: Axes, x: int, y: int, value: float, most: float) -> None:
+    from matplotlib.patches import Rectangle
+
+    share = value / most if most > 0 else 0.0
+    # From paper to the darkest of the levels; the number turns white where ink would be below 4.5:1.
+    color = tuple(1 + share * (int(LEVELS[-1][at : at + 2], 16) / 255 - 1) for at in (1, 3, 5))
+    ax.add_patch(Rectangle((x - 0.47, y - 0.46), 0.94, 0.92, facecolor=color, edgecolor=GRID, linewidth=0.6))
+    ink = PAPER if share > 0.5 else INK
+    ax.text(x, y, f"{value:.0f}", ha="center", va="center", color=ink, fontsize=7.5)
 
 
 # --- one run ----------------------------------------------------------------------------------------------------

@@ -86,7 +86,10 @@ def measure(record: RunRecord, twin: RunRecord, base: RunRecord) -> Row:
     return Row(
         site=experiment.site,
         scenario=experiment.scenario or NO_ATTACK,
-        profile=experiment.profile,
+        # Cells of tables and figures are told apart by what is in force and how well it is kept up.
+        profile=experiment.profile
+        if experiment.maturity is None
+        else f"{experiment.profile}, ML {experiment.maturity}",
         level=_level(experiment.profile),
         seed=experiment.seed,
         duration=end,
@@ -109,6 +112,7 @@ def measure(record: RunRecord, twin: RunRecord, base: RunRecord) -> Row:
         missed_deadlines=record.missed,
         false_alarms=0.0 if attacked else float(sum(1 for _, kind, _ in record.alerts if kind == "siem")),
         attack_blocked=attacked and record.succeeded == 0,
+        maturity=experiment.maturity,
     )
 
 

@@ -91,6 +91,8 @@ class Row:
     missed_deadlines: int
     false_alarms: float
     attack_blocked: bool
+    #: maturity level 1 to 4 of the practices, None where every one was perfect; ``profile`` says it too
+    maturity: int | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from controls import levels, profiles
+from controls import compensating, levels, maturity, profiles
 from controls.catalogue import SecurityLevels
 from controls.levels import ZoneLevels
 from controls.selection import Selection, select
@@ -165,6 +165,8 @@ def prepare(experiment: Experiment) -> tuple[World, Scenario | None]:
             )
     world = World(site, experiment.seed, figures)
     profiles.apply(world, experiment.requirements)
+    compensating.apply(world, experiment.compensating)
+    maturity.apply(world, experiment.maturity, experiment.requirements)
     return world, scenario
 
 
@@ -200,7 +202,7 @@ def _run(world: World, scenario: Scenario | None, experiment: Experiment) -> Run
 
     for siem in world.siems.values():
         siem.on_alert.append(alerted)
-    stood_for: dict[str, str] = {}
+    stood_for = compensating.stood_for(experiment.compensating)
 
     def look(due: float) -> None:
         found = levels.measure(world, stood_for)
@@ -267,9 +269,10 @@ def _fill(record: RunRecord, world: World, watch: FunctionWatch, state: Any) -> 
         record.logins += hmi.logins
         record.failed_logins += hmi.failed_logins
     record.lockouts = sum(1 for event in events if event.kind == "operator.locked_out")
-    for operator in world.operators.values():
-        record.operator_delays += [done - raised for raised, done in operator.completed]
-        record.missed += operator.missed
+    for first in world.operators.values():
+        for operator in (first, *(() if first.colleague is None else (first.colleague,))):
+            record.operator_delays += [done - raised for raised, done in operator.completed]
+            record.missed += operator.missed
     return record
 
 

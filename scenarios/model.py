@@ -14,14 +14,181 @@ from typing import Annotated, TypeAlias
 from pydantic import Field
 
 from scenarios.attack import Seconds
+from scenarios.steps.accounts import (
+    AuthServerFails,
+    EnumerateAccounts,
+    FloodAuthServer,
+    ForgeAccept,
+    GuessPasswords,
+    LeakedLogin,
+    PersonLeaves,
+    TerminalCommand,
+)
+from scenarios.steps.audit import (
+    AuditNoise,
+    EraseRecords,
+    FalseTime,
+    ForgeMessages,
+    Investigate,
+    LogFails,
+    PlantRecords,
+)
+from scenarios.steps.boundary import FloodNetwork, HandshakeStorm, SwitchFirewall, VlanHop
 from scenarios.steps.commands import ModbusWrite, OpcUaWrite
+from scenarios.steps.faults import (
+    CablingLoop,
+    DisableControl,
+    FirewallFails,
+    IslandMode,
+    MaintenanceWindow,
+    NetworkOutage,
+    RestartStation,
+)
+from scenarios.steps.keys import (
+    Impersonate,
+    ReadDisk,
+    ReportLost,
+    RetireDevice,
+    StealProgram,
+    StealSecrets,
+)
+from scenarios.steps.mail import MailPrograms, ReadMail, SendMail
+from scenarios.steps.media import (
+    BringFiles,
+    CarryMedia,
+    DockLaptop,
+    LoadLogic,
+    OpenDocument,
+    PlantFile,
+    VendorPublishes,
+)
+from scenarios.steps.people import (
+    LeaveStation,
+    LeaveToken,
+    OperatorTask,
+    StealEnvelope,
+    StuckSwitch,
+    WalkUp,
+)
+from scenarios.steps.recovery import (
+    Advisory,
+    BackupDecays,
+    ChangeLogic,
+    CommandSettings,
+    ForceListenOnly,
+    PowerFails,
+    Recover,
+    SettingsDrift,
+    StationFails,
+    StopController,
+    WipeLogic,
+)
+from scenarios.steps.remote import RemoteMaintenance, RemoteSession, TakeOverSession, WatchScreen
+from scenarios.steps.sessions import (
+    Eavesdrop,
+    OpcUaRead,
+    PlantCookie,
+    ProvokeError,
+    ReadReports,
+    ReadValues,
+    ScrapePages,
+    TakeCookie,
+    UseSession,
+)
 from scenarios.steps.wire import Flood, Spoof
+from scenarios.steps.wireless import (
+    CrackHandshake,
+    JoinWireless,
+    OperatorRound,
+    PlantAccessPoint,
+    SniffAir,
+)
 from testbed.document import Document, Route, load
 from testbed.errors import UnknownNameError
 from testbed.site import Name
 
 AnyStep: TypeAlias = Annotated[
-    ModbusWrite | OpcUaWrite | Spoof | Flood,
+    ModbusWrite
+    | Impersonate
+    | ReadDisk
+    | ReportLost
+    | RetireDevice
+    | StealProgram
+    | StealSecrets
+    | Eavesdrop
+    | OpcUaRead
+    | PlantCookie
+    | ProvokeError
+    | ReadReports
+    | ReadValues
+    | ScrapePages
+    | TakeCookie
+    | UseSession
+    | OpcUaWrite
+    | FloodNetwork
+    | HandshakeStorm
+    | SwitchFirewall
+    | VlanHop
+    | CablingLoop
+    | DisableControl
+    | FirewallFails
+    | IslandMode
+    | MaintenanceWindow
+    | NetworkOutage
+    | RestartStation
+    | AuditNoise
+    | EraseRecords
+    | PlantRecords
+    | ForgeMessages
+    | FalseTime
+    | LogFails
+    | Investigate
+    | CarryMedia
+    | BringFiles
+    | DockLaptop
+    | VendorPublishes
+    | PlantFile
+    | OpenDocument
+    | LoadLogic
+    | SendMail
+    | ReadMail
+    | MailPrograms
+    | TerminalCommand
+    | GuessPasswords
+    | EnumerateAccounts
+    | LeakedLogin
+    | PersonLeaves
+    | AuthServerFails
+    | FloodAuthServer
+    | ForgeAccept
+    | Spoof
+    | Flood
+    | JoinWireless
+    | SniffAir
+    | CrackHandshake
+    | PlantAccessPoint
+    | OperatorRound
+    | RemoteMaintenance
+    | RemoteSession
+    | WatchScreen
+    | TakeOverSession
+    | LeaveStation
+    | LeaveToken
+    | OperatorTask
+    | StuckSwitch
+    | WalkUp
+    | StealEnvelope
+    | Advisory
+    | BackupDecays
+    | ChangeLogic
+    | CommandSettings
+    | ForceListenOnly
+    | PowerFails
+    | Recover
+    | SettingsDrift
+    | StationFails
+    | StopController
+    | WipeLogic,
     Field(discriminator="action"),
 ]
 

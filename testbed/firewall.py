@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
 from struct import Struct
 from typing import Literal
 
@@ -343,3 +344,36 @@ class ConnectionLimit:
             else:
                 mine[flow] = (now, answered or packet.reply, ended)
         return Verdict.ACCEPT
+
+
+#: Bytes that a packet counts as at least where bytes are limited (assumption: the middle of usual frame sizes).
+LEAST = 500
+
+
+class PortLimit:
+    """A token bucket in bytes at the switch port of each host of ``subnet``: what a host sends beyond it is dropped.
+
+    Unlike ``RateLimit`` it counts answers too, and nothing that comes from other networks. A packet counts as
+    ``LEAST`` bytes at least, or a flood of small ones would wear out who has to look at each.
+    """
+
+    def __init__(self, subnet: IPv4Network, bytes_per_second: float, burst: float) -> None:
+        if bytes_per_second <= 0 or burst <= 0:
+            raise NetworkError(f"a limit of {bytes_per_second:g} bytes/s with {burst:g} at once cannot be")
+        self.subnet, self.rate, self.burst = subnet, bytes_per_second, burst
+        #: address -> bytes left, and when that was counted; None for an address of another network
+        self._buckets: dict[str, tuple[float, float] | None] = {}
+
+    def __call__(self, packet: Packet) -> Verdict:
+        source, size = packet.source, max(len(packet.payload), LEAST)
+        known = source in self._buckets
+        bucket = self._buckets[source] if known else (self.burst, packet.time)
+        if not known and IPv4Address(source) not in self.subnet:
+            bucket = self._buckets[source] = None
+        if bucket is None:
+            return Verdict.ACCEPT
+        left, last = bucket
+        left = min(self.burst, left + (packet.time - last) * self.rate)
+        passes = left >= size
+        self._buckets[source] = (left - size if passes else left, packet.time)
+        return Verdict.ACCEPT if passes else Verdict.DROP

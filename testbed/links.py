@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 #: A switch or firewall port holds this much traffic (s) before it drops more. Assumption.
 QUEUE_TIME = 0.2
 
+#: A switch whose queue is longer than this (s) is asked about every packet, until it has had nothing to do for so long.
+CROWDED, CALM = 0.001, 1.0
+
 Policy = Callable[[Packet], Verdict]
 Tap = Callable[["Link", Packet], None]
 ArpTap = Callable[["Link", ArpReply], None]
@@ -49,18 +52,108 @@ class Lane:
         return end + self.latency
 
 
+class SharedLane(Lane):
+    """A lane of a zone that is a virtual LAN of a switch: every frame takes its part of the switch's engine too."""
+
+    __slots__ = ("switch",)
+
+    def __init__(self, link: Link, switch: Switch) -> None:
+        super().__init__(link)
+        self.switch = switch
+
+    def carry(self, start: float, size: int) -> float | None:
+        done = self.switch.forward(start, size)
+        if done is None:
+            self.link.dropped += 1
+            return None
+        arrival = super().carry(start, size)
+        # Forwarding and sending go on at once: whichever ends last decides.
+        return arrival if arrival is None or arrival >= done + self.latency else done + self.latency
+
+
+class Switch:
+    """One physical switch, whose forwarding engine (``bandwidth``, bit/s) is one for all the zones that are on it.
+
+    ``looped`` is a loop of cables: broadcast frames circulate until nothing else gets through, in every zone on the
+    switch. ``negotiates`` is how switches are shipped: a port becomes a trunk, a member of every zone on the switch,
+    for whoever speaks the protocol for it, which is how attackers hop from one virtual LAN to another.
+    """
+
+    __slots__ = ("_crowded", "_looped", "byte_time", "dropped", "free", "name", "negotiates", "zones")
+
+    def __init__(self, name: str, bandwidth: float) -> None:
+        if not bandwidth > 0:
+            raise NetworkError(f"switch {name!r}: bandwidth cannot be {bandwidth:g} bit/s")
+        self.name = name
+        self.byte_time = 8 / bandwidth
+        self.free = 0.0
+        self.dropped = 0
+        self._looped = False
+        self._crowded = False
+        self.negotiates = True
+        self.zones: dict[str, Zone] = {}
+
+    @property
+    def looped(self) -> bool:
+        return self._looped
+
+    @looped.setter
+    def looped(self, value: bool) -> None:
+        self._looped = value
+        self._crowd(value)
+
+    def _crowd(self, crowded: bool) -> None:
+        """While the engine has room, no packet needs to ask for it: its zones' traffic takes the short way."""
+        self._crowded = crowded
+        for zone in self.zones.values():
+            zone.crowded = crowded
+
+    def attach(self, zone: Zone) -> None:
+        """Take ``zone`` on, off whatever switch it was on."""
+        if isinstance(zone.lanes[0], SharedLane):
+            del zone.lanes[0].switch.zones[zone.name]
+        self.zones[zone.name] = zone
+        zone.set_lanes((SharedLane(zone, self), SharedLane(zone, self)))
+
+    def forward(self, start: float, size: int) -> float | None:
+        """When ``size`` bytes that come at ``start`` are through the engine; None if they are lost before it."""
+        begin = self.free
+        if begin < start:
+            if self._crowded and not self._looped and start - begin > CALM:
+                self._crowd(False)
+            begin = start
+        elif begin - start > CROWDED and not self._crowded:
+            self._crowd(True)
+        if self._looped or begin - start > QUEUE_TIME:
+            self.dropped += 1
+            return None
+        self.free = end = begin + size * self.byte_time
+        return end
+
+    def trunk(self, host: Host, into: str) -> bool:
+        """Whether ``host`` makes itself a member of zone ``into`` by asking its port of this switch to be a trunk."""
+        return self.negotiates and host.zone.name in self.zones and into in self.zones
+
+    def __repr__(self) -> str:
+        return f"<switch {self.name}: {', '.join(self.zones)}>"
+
+
 class Link:
     """A zone's local network or a conduit: latency (s), bandwidth (bit/s), loss (0..1), policies and taps.
 
     Policies are asked in order and the first that does not accept decides. ``fail_closed`` says what happens while
     ``guard_up`` is false (the firewall has failed): False lets everything pass, as an unpowered bypass does.
-    ``cut`` stops all traffic at once (island mode).
+    ``bypassed`` is a guard that its administrator has told to let everything pass. ``cut`` stops all traffic at once
+    (island mode). ``diode`` is hardware that decides beside the guard, whatever state that is in.
     """
 
     __slots__ = (
         "_arp_of_tap",
         "_bandwidth",
+        "_bypassed",
+        "_crowded",
         "_cut",
+        "_diode",
         "_fail_closed",
         "_guard_up",
         "_latency",
@@ -80,13 +173,16 @@ class Link:
     def __init__(self, network: Network, name: str, latency: float, bandwidth: float, loss: float) -> None:
         self.network = network
         self.name = name
-        self.lanes = (Lane(self), Lane(self))
+        self.lanes: tuple[Lane, Lane] = (Lane(self), Lane(self))
         self.policies: list[tuple[str, Policy]] = []
         self.taps: list[Tap] = []
         self.arp_taps: list[ArpTap] = []
         self._arp_of_tap: list[tuple[Tap, ArpTap]] = []
         self.observers: list[Observer] = []
         self._cut = False
+        self._bypassed = False
+        self._crowded = False
+        self._diode: Policy | None = None
         self._guard_up = True
         self._fail_closed = False
         self._loss = 0.0
@@ -98,8 +194,22 @@ class Link:
 
     def _refresh(self) -> None:
         #: nothing to decide, show or lose: the segment only takes its time
-        self.plain = not (self.policies or self.taps or self._loss or self._cut or not self._guard_up)
+        self.plain = not (
+            self.policies
+            or self.taps
+            or self._loss
+            or self._cut
+            or self._diode
+            or self._crowded
+            or not self._guard_up
+        )
         self.network.version += 1
+
+    def set_lanes(self, lanes: tuple[Lane, Lane]) -> None:
+        """Send through ``lanes`` from now on; call before anything is sent."""
+        self.lanes = lanes
+        self.latency, self.bandwidth = self._latency, self._bandwidth
+        self.network.forget_ways()
 
     def _range(self, what: str, value: float, fits: bool, unit: str) -> None:
         if not fits:
@@ -156,6 +266,39 @@ class Link:
         self._refresh()
 
     @property
+    def crowded(self) -> bool:
+        """Whether the hardware below has so little room that every packet must ask for it."""
+        return self._crowded
+
+    @crowded.setter
+    def crowded(self, value: bool) -> None:
+        self._crowded = value
+        self._refresh()
+
+    @property
+    def bypassed(self) -> bool:
+        return self._bypassed
+
+    @bypassed.setter
+    def bypassed(self, value: bool) -> None:
+        self._bypassed = value
+        self._refresh()
+
+    @property
+    def diode(self) -> Policy | None:
+        return self._diode
+
+    @diode.setter
+    def diode(self, value: Policy | None) -> None:
+        self._diode = value
+        self._refresh()
+
+    @property
+    def guarded(self) -> bool:
+        """Whether nothing passes that the policies, the cut or the failed guard's closed state would not let pass."""
+        return self._cut or (not self._bypassed and (self._guard_up or self._fail_closed))
+
+    @property
     def fail_closed(self) -> bool:
         return self._fail_closed
 
@@ -174,9 +317,9 @@ class Link:
         """Bytes of all frames that crossed, headers included, both directions."""
         return self.lanes[0].bytes + self.lanes[1].bytes
 
-    def add_policy(self, name: str, policy: Policy) -> None:
-        """Ask ``policy`` too about each packet; ``name`` is what observers and logs show."""
-        self.policies.append((name, policy))
+    def add_policy(self, name: str, policy: Policy, *, first: bool = False) -> None:
+        """Ask ``policy`` too about each packet, last or ``first``; ``name`` is what observers and logs show."""
+        self.policies.insert(0 if first else len(self.policies), (name, policy))
         self._refresh()
 
     def remove_policy(self, name: str) -> None:
@@ -215,7 +358,12 @@ class Link:
             tap(self, packet)
         if self._cut:
             return self._deny(packet, "island mode", Verdict.DROP)
-        if self._guard_up:
+        if self._diode is not None and self._diode(packet) is not Verdict.ACCEPT:
+            self.dropped += 1  # a diode has nothing that could tell anybody
+            return Verdict.DROP
+        if self._bypassed:
+            pass
+        elif self._guard_up:
             for name, policy in self.policies:
                 verdict = policy(packet)
                 if verdict is not Verdict.ACCEPT:

@@ -29,7 +29,7 @@ from typing import Any, cast
 from testbed.clock import LIFE, SimLoop
 from testbed.errors import NetworkError, UnknownNameError
 from testbed.hosts import CURRENT_HOST, Host, Interceptor, Server
-from testbed.links import ArpTap, Conduit, Hop, Link, Neighbor, Observer, Policy, Tap, Zone
+from testbed.links import ArpTap, Conduit, Hop, Link, Neighbor, Observer, Policy, Switch, Tap, Zone
 from testbed.packets import (
     ACK,
     FIN,
@@ -72,6 +72,7 @@ __all__ = [
     "Packet",
     "Policy",
     "Server",
+    "Switch",
     "Tap",
     "Transport",
     "Verdict",
@@ -105,6 +106,11 @@ class Network:
     def links(self) -> Iterable[Link]:
         yield from self.zones.values()
         yield from self.conduits.values()
+
+    def forget_ways(self) -> None:
+        """Find every way anew: lanes have been replaced."""
+        self._hops.clear()
+        self.version += 1
 
     def close(self) -> None:
         """End every connection without a word on the wire; closing the loop does it too."""

@@ -179,7 +179,8 @@ class Zone(Document):
 
 
 Protocol: TypeAlias = Literal[
-    "modbus", "opcua", "engineering", "syslog", "historian", "auth", "ssh", "rdp", "https", "ntp"
+    "modbus", "opcua", "engineering", "syslog", "historian", "auth", "ssh", "rdp", "https", "ntp",
+    "backup", "settings", "logs", "http", "smtp", "pop3", "dns", "status", "firewall",
 ]
 
 
@@ -214,6 +215,13 @@ class Conduit(Document):
 # Format -> struct code; registers are big-endian, and so are the two of a 32-bit value (the order that the Modbus
 # specification leaves open and most devices use).
 _FORMATS = {"int16": "h", "uint16": "H", "int32": "i", "uint32": "I", "float32": "f"}
+
+
+class PhysicalSwitch(Document):
+    """One switch on which these zones are virtual LANs; ``bandwidth`` is what it forwards in all."""
+
+    zones: Annotated[tuple[Name, ...], Field(min_length=1)]
+    bandwidth: BitRate
 
 
 class Alarms(Document):
@@ -385,6 +393,16 @@ class Operator(Document):
     name: Text
     role: Literal["operator", "engineer", "supervisor", "maintenance"]
     password_policy: Name = "default"
+    #: name of somebody who left, whose identifier this person was given where identifiers are not managed
+    took_over: Name | None = None
+
+
+class FormerPerson(Document):
+    """Somebody who had an account at an HMI and left the site ``left`` days before the run."""
+
+    name: Name
+    role: Literal["operator", "engineer", "supervisor", "maintenance"]
+    left: Annotated[float, Field(ge=0)]
 
 
 class Heartbeat(Document):
@@ -409,7 +427,8 @@ AlarmKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*:(LL
 class Hmi(_Asset):
     """Operator station: the period of its polls by PLC, and when a value not refreshed is shown as bad, both s.
 
-    ``responses`` is the operators' procedure: what they write when an alarm (``TAG:LEVEL``) stands.
+    ``responses`` is the operators' procedure: what they write when an alarm (``TAG:LEVEL``) stands. ``terminal`` is
+    the port of its text terminal, for work from another desk; ``former`` are people who had accounts here.
     """
 
     kind: Literal["hmi"]
@@ -417,6 +436,8 @@ class Hmi(_Asset):
     stale_after: Seconds
     operators: tuple[Operator, ...] = ()
     heartbeat: Heartbeat | None = None
+    terminal: Port | None = None
+    former: tuple[FormerPerson, ...] = ()
     responses: dict[AlarmKey, tuple[Response, ...]] = Field(default_factory=dict)
 
 
@@ -431,18 +452,23 @@ class OpcUaServer(_Asset):
 
 
 class Historian(_Asset):
-    """Keeps what the OPC UA ``server`` exposes, one value each ``interval`` s."""
+    """Keeps what the OPC UA ``server`` exposes, one value each ``interval`` s; people read it at its ``portal``."""
 
     kind: Literal["historian"]
     server: Name
     interval: Seconds
+    portal: Port | None = None
 
 
 class Workstation(_Asset):
-    """Engineering workstation; ``programs`` are the PLCs whose logic is kept and loaded here."""
+    """Engineering workstation; ``programs`` are the PLCs whose logic is kept and loaded here.
+
+    ``predecessors`` are laptops that did its work before: off the network, with its files and papers still on them.
+    """
 
     kind: Literal["workstation"]
     programs: tuple[Name, ...] = ()
+    predecessors: tuple[Name, ...] = ()
 
 
 class Monitor(_Asset):
@@ -458,16 +484,126 @@ class Siem(_Asset):
     port: Port = 514
 
 
+class TimeServer(_Asset):
+    """Tells the time of a satellite receiver by NTP."""
+
+    kind: Literal["time_server"]
+    port: Port = 123
+
+
+class BackupServer(_Asset):
+    """Keeps copies of what ``station``, an engineering workstation, sends it."""
+
+    kind: Literal["backup_server"]
+    station: Name
+    port: Port = 9103
+
+
+class Ups(_Asset):
+    """Uninterruptible power supply of the assets and of the conduits' firewalls that it ``feeds``."""
+
+    kind: Literal["ups"]
+    feeds: Annotated[tuple[Name, ...], Field(min_length=1)]
+    minutes: Annotated[float, Field(gt=0)]
+
+
+class AuthServer(_Asset):
+    """Central authentication server (RADIUS), which HMIs and OPC UA servers can ask who somebody is."""
+
+    kind: Literal["auth_server"]
+    port: Port = 1812
+
+
+class CertificateAuthority(_Asset):
+    """Issues the site's certificates and serves the list of those that are revoked."""
+
+    kind: Literal["certificate_authority"]
+    port: Port = 80
+
+
+class NameServer(_Asset):
+    """Tells the addresses of the site's assets by name (DNS) to the stations that it ``serves``, unless others do."""
+
+    kind: Literal["name_server"]
+    serves: tuple[Name, ...] = ()
+    port: Port = 53
+
+
+class FirewallManager(_Asset):
+    """Management interface of the firewalls at the conduits."""
+
+    kind: Literal["firewall_manager"]
+    port: Port = 8443
+
+
 class OfficePc(_Asset):
     kind: Literal["office_pc"]
 
 
+class MailServer(_Asset):
+    """Mail server of ``domain``: ``mailboxes`` maps each to the asset at which its owner reads mail."""
+
+    kind: Literal["mail_server"]
+    domain: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)+$")]
+    mailboxes: dict[Name, Name] = Field(default_factory=dict)
+
+
 class JumpHost(_Asset):
+    """Where people from outside come in: ``targets`` are the workstations that its gateway opens sessions to.
+
+    ``users`` are the people whom it knows; ``capacity`` is how many sessions its software carries at once.
+    """
+
     kind: Literal["jump_host"]
+    targets: tuple[Name, ...] = ()
+    users: tuple[Name, ...] = ()
+    capacity: Annotated[int, Field(ge=1)] = 4
+
+
+class AccessPoint(_Asset):
+    """Wireless access point of its zone; ``network`` is the name that it announces."""
+
+    kind: Literal["access_point"]
+    network: Annotated[str, StringConstraints(pattern=r"^[ -~]{1,32}$")]
+
+
+class MobileDevice(_Asset):
+    """A tablet that an operator carries through the plant; on a round it ``reads`` these tags of PLCs."""
+
+    kind: Literal["mobile_device"]
+    reads: TagNames = Field(default_factory=dict)
+
+
+class CellularRouter(_Asset):
+    """A router with a radio link to the ``carrier``, a network outside of the site that anyone may be in."""
+
+    kind: Literal["cellular_router"]
+    carrier: Name
+    network: Network
 
 
 Asset = Annotated[
-    Plc | SafetyPlc | Hmi | OpcUaServer | Historian | Workstation | Monitor | Siem | OfficePc | JumpHost,
+    Plc
+    | SafetyPlc
+    | Hmi
+    | OpcUaServer
+    | Historian
+    | Workstation
+    | Monitor
+    | Siem
+    | AuthServer
+    | CertificateAuthority
+    | OfficePc
+    | MailServer
+    | JumpHost
+    | AccessPoint
+    | MobileDevice
+    | CellularRouter
+    | BackupServer
+    | TimeServer
+    | NameServer
+    | FirewallManager
+    | Ups,
     Field(discriminator="kind"),
 ]
 
@@ -533,6 +669,8 @@ class Site(Document):
     plant: Plant
     zones: dict[Name, Zone]
     conduits: dict[Name, Conduit]
+    #: zones that share hardware; one that is on none has a switch of its own
+    switches: dict[Name, PhysicalSwitch] = Field(default_factory=dict)
     assets: dict[Name, Asset]
     essential_functions: EssentialFunctions
 
@@ -716,6 +854,17 @@ def _asset_places(site: Site) -> Found:
             yield ("assets", name, "address"), f"{asset.address} is already the address of {first!r}"
 
 
+def _switch_zones(site: Site) -> Found:
+    homes: dict[str, str] = {}
+    for name, switch in site.switches.items():
+        for index, zone in enumerate(switch.zones):
+            first = homes.setdefault(zone, name)
+            if zone not in site.zones:
+                yield ("switches", name, "zones", index), _unknown("zone", zone, site.zones)
+            elif first != name or zone in switch.zones[:index]:
+                yield ("switches", name, "zones", index), f"zone {zone!r} is on switch {first!r} already"
+
+
 def _tag_addresses(site: Site) -> Found:
     for plc, controller in site.controllers().items():
         holders: dict[tuple[str, int], str] = {}
@@ -811,6 +960,31 @@ def _asset_references(site: Site) -> Found:
             case Workstation():
                 for index, plc in enumerate(asset.programs):
                     yield from _is(site, (*here, "programs", index), plc, Controller, "a PLC")
+            case JumpHost():
+                for index, target in enumerate(asset.targets):
+                    yield from _is(site, (*here, "targets", index), target, Workstation, "a workstation")
+            case MailServer():
+                for mailbox, place in asset.mailboxes.items():
+                    if place not in site.assets:
+                        yield (*here, "mailboxes", mailbox), _unknown("asset", place, site.assets)
+            case MobileDevice():
+                for plc, tags in asset.reads.items():
+                    yield from _tags_exist(site, (*here, "reads"), plc, tags)
+            case CellularRouter():
+                if asset.carrier in {**site.zones, **site.conduits, **site.assets}:
+                    yield (*here, "carrier"), f"{asset.carrier!r} is already the name of something on the site"
+                for other, zone in site.zones.items():
+                    if asset.network.overlaps(zone.network):
+                        yield (*here, "network"), f"overlaps {zone.network} of zone {other!r}"
+            case NameServer():
+                for index, station in enumerate(asset.serves):
+                    yield from _is(site, (*here, "serves", index), station, Hmi, "an HMI")
+            case BackupServer():
+                yield from _is(site, (*here, "station"), asset.station, Workstation, "a workstation")
+            case Ups():
+                for index, fed in enumerate(asset.feeds):
+                    if not isinstance(site.assets.get(fed), Controller | Hmi) and fed not in site.conduits:
+                        yield (*here, "feeds", index), f"{fed!r} is neither a PLC, an HMI nor a conduit"
             case Monitor():
                 places = {**site.zones, **site.conduits}
                 for index, tap in enumerate(asset.taps):
@@ -864,6 +1038,10 @@ def _essential(site: Site) -> Found:
 
 
 def _flow_ends(site: Site) -> Found:
+    whole = all(
+        len({*conduit.between}) == 2 and {*conduit.between} <= site.zones.keys()
+        for conduit in site.conduits.values()
+    )
     for conduit, name, index, flow in _each_flow(site):
         here: Route = ("conduits", name, "flows", index)
         unknown = [end for end in ("source", "target") if getattr(flow, end) not in site.assets]
@@ -873,7 +1051,9 @@ def _flow_ends(site: Site) -> Found:
             continue
         first, last = site.assets[flow.source].zone, site.assets[flow.target].zone
         sound = len({*conduit.between}) == 2 and {*conduit.between, first, last} <= site.zones.keys()
-        if sound and name not in (site.route(first, last) or ()):  # else the zone's own problem is told
+        route = site.route(first, last) if sound else None
+        # Where another conduit is broken there may be no way at all: that conduit's own problem is told.
+        if sound and (whole or route is not None) and name not in (route or ()):
             ends = " and ".join(conduit.between)
             yield here, f"traffic from {first} to {last} does not cross this conduit, which joins {ends}"
 
@@ -903,6 +1083,7 @@ _CHECKS: tuple[Callable[[Site], Found], ...] = (
     _zones_joined,
     _conduit_ends,
     _asset_places,
+    _switch_zones,
     _tag_addresses,
     _tag_sources,
     _one_driver,
@@ -1005,6 +1186,20 @@ def _serves(asset: Asset) -> tuple[tuple[int, str], ...]:
             return ((asset.port, "opcua"),)
         case Siem():
             return ((asset.port, "syslog"),)
+        case MailServer():
+            return ((25, "smtp"), (110, "pop3"))
+        case BackupServer():
+            return ((asset.port, "backup"),)
+        case TimeServer():
+            return ((asset.port, "ntp"),)
+        case AuthServer():
+            return ((asset.port, "auth"),)
+        case CertificateAuthority():
+            return ((asset.port, "http"),)
+        case NameServer():
+            return ((asset.port, "dns"),)
+        case FirewallManager():
+            return ((asset.port, "firewall"),)
         case _:
             return ()
 
@@ -1016,6 +1211,8 @@ def _talks_to(asset: Asset) -> tuple[str, ...]:
             return tuple(asset.peers)
         case Hmi() | OpcUaServer():
             return tuple(asset.polls)
+        case MobileDevice():
+            return tuple(asset.reads)
         case Historian():
             return (asset.server,)
         case Monitor() if asset.siem is not None:

@@ -157,7 +157,7 @@ def test_sr_1_1_takes_no_command_at_the_hmi_before_a_log_in() -> None:
         hmi = world.hmis["hmi1"]
         hmi.session = None
         before = await hmi.write("MV101_AUTO", 1)
-        return before, hmi.log_in("operator", "operator"), await hmi.write("MV101_AUTO", 1)
+        return before, await hmi.log_in("operator", "operator"), await hmi.write("MV101_AUTO", 1)
 
     assert outcome(water("SR 1.1"), command) == ("nobody is logged in", True, None)
 
@@ -256,7 +256,7 @@ def test_sr_2_1_re_1_takes_commands_only_from_devices_whose_task_it_is() -> None
 def test_sr_2_5_locks_a_session_that_nobody_uses() -> None:
     async def later(world: World) -> bool:
         hmi: Hmi = world.hmis["hmi1"]
-        hmi.log_in("operator", "operator")
+        await hmi.log_in("operator", "operator")
         return hmi.who() is not None
 
     world = water("SR 1.1", "SR 2.5")

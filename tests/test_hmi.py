@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -258,7 +259,7 @@ def test_without_accounts_whoever_stands_there_writes(world: SmallWorld) -> None
     world.run(1)
     assert hmi.who() == User("anyone", "operator")
     assert world.ask(hmi.write("H_SP", 700.0), by="hmi1") is None
-    assert hmi.log_in("anyone", "") is True
+    assert world.ask(hmi.log_in("anyone", ""), by="hmi1") is True
     world.run(1)
     assert world.plcs["plc1"].value("H_SP") == 700.0
     assert world.last("operator.write") == {"user": "anyone", "tag": "H_SP", "value": 700.0}
@@ -293,9 +294,9 @@ def test_with_accounts_nobody_writes_before_logging_in(world: SmallWorld) -> Non
     hmi, _ = with_accounts(world)
     assert hmi.who() is None
     assert world.ask(hmi.write("H_SP", 700.0), by="hmi1") == "nobody is logged in"
-    assert hmi.log_in("anna", "sesamE") is False
+    assert world.ask(hmi.log_in("anna", "sesamE"), by="hmi1") is False
     assert world.ask(hmi.write("H_SP", 700.0), by="hmi1") == "nobody is logged in"
-    assert hmi.log_in("anna", "sesame") is True
+    assert world.ask(hmi.log_in("anna", "sesame"), by="hmi1") is True
     assert world.ask(hmi.write("H_SP", 700.0), by="hmi1") is None
     assert (hmi.logins, hmi.failed_logins) == (2, 1)
     failed = {"user": "anna", "peer": "10.0.1.20", "reason": "wrong password"}
@@ -315,7 +316,7 @@ def test_view_needs_no_session(world: SmallWorld) -> None:
 def test_a_session_locks_when_nobody_touches_it_and_logging_in_unlocks_it(world: SmallWorld) -> None:
     hmi, _ = with_accounts(world)
     hmi.seams.lock_after = 90.0
-    assert hmi.log_in("anna", "sesame")
+    assert world.ask(hmi.log_in("anna", "sesame"), by="hmi1")
     for _ in range(3):
         world.run(80)
         hmi.touch()
@@ -326,7 +327,7 @@ def test_a_session_locks_when_nobody_touches_it_and_logging_in_unlocks_it(world:
     hmi.touch()  # too late
     assert hmi.who() is None
     assert world.ask(hmi.write("H_SP", 700.0), by="hmi1") == "session locked"
-    assert hmi.log_in("anna", "sesame")
+    assert world.ask(hmi.log_in("anna", "sesame"), by="hmi1")
     assert world.ask(hmi.write("H_SP", 700.0), by="hmi1") is None
     assert world.kinds("session.locked") == ["session.locked"]
 
@@ -334,7 +335,7 @@ def test_a_session_locks_when_nobody_touches_it_and_logging_in_unlocks_it(world:
 def test_a_write_keeps_the_session_open(world: SmallWorld) -> None:
     hmi, _ = with_accounts(world)
     hmi.seams.lock_after = 90.0
-    assert hmi.log_in("anna", "sesame")
+    assert world.ask(hmi.log_in("anna", "sesame"), by="hmi1")
     for _ in range(3):
         world.run(80)
         assert world.ask(hmi.write("H_SP", 650.0), by="hmi1") is None
@@ -345,7 +346,7 @@ def test_who_may_write_what_is_up_to_the_control_and_a_denial_is_told(world: Sma
     hmi.seams.authorize.append(
         lambda user, tag, _value: None if user.role == "operator" else f"role {user.role} may not write {tag}"
     )
-    assert hmi.log_in("carl", "look")
+    assert world.ask(hmi.log_in("carl", "look"), by="hmi1")
     assert world.ask(hmi.write("H_SP", 700.0), by="hmi1") == "role viewer may not write H_SP"
     assert world.last("write.denied") == {
         "user": "carl",
@@ -353,16 +354,22 @@ def test_who_may_write_what_is_up_to_the_control_and_a_denial_is_told(world: Sma
         "value": 700.0,
         "reason": "role viewer may not write H_SP",
     }
-    assert hmi.log_in("anna", "sesame")
+    assert world.ask(hmi.log_in("anna", "sesame"), by="hmi1")
     assert world.ask(hmi.write("H_SP", 700.0), by="hmi1") is None
 
 
 def test_a_write_that_a_second_person_must_approve_waits_on_the_answer(world: SmallWorld) -> None:
     hmi = started(world)
     world.run(1)
-    hmi.seams.second_approval = lambda tag, value: tag != "H_SP" or value <= 700.0
+
+    async def approve(user: User, tag: str, value: float) -> bool:
+        await asyncio.sleep(30.0)
+        return user.name == "anyone" and (tag != "H_SP" or value <= 700.0)
+
+    hmi.seams.second_approval = approve
     assert world.ask(hmi.write("H_SP", 900.0), by="hmi1") == "not approved"
     assert world.last("write.denied")["reason"] == "not approved"
+    assert world.loop.time() >= 31.0
     assert world.ask(hmi.write("H_SP", 700.0), by="hmi1") is None
     assert world.ask(hmi.write("L_SP", 300.0), by="hmi1") is None
 
@@ -373,14 +380,14 @@ def test_too_many_failures_are_an_event_of_their_own(world: SmallWorld, essentia
     accounts.add("desk", "operator", "sesame", essential=essential)
     accounts.rules.lockout_attempts = 3
     for _ in range(3):
-        hmi.log_in("desk", "guess")
+        world.ask(hmi.log_in("desk", "guess"), by="hmi1")
     assert world.kinds("login.failed", "login.locked", "login.spared") == [
         "login.failed",
         "login.failed",
         kind,
     ]
     assert world.last(kind)["user"] == "desk"
-    assert hmi.log_in("desk", "sesame") is essential
+    assert world.ask(hmi.log_in("desk", "sesame"), by="hmi1") is essential
 
 
 def test_every_sink_hears_every_event_in_order(world: SmallWorld) -> None:
@@ -389,8 +396,8 @@ def test_every_sink_hears_every_event_in_order(world: SmallWorld) -> None:
     second: list[str] = []
     hmi.audit.sinks.append(lambda _source, kind, _data: first.append(kind))
     hmi.audit.sinks.append(lambda source, kind, _data: second.append(f"{source} {kind}"))
-    hmi.log_in("anna", "guess")
-    hmi.log_in("anna", "sesame")
+    world.ask(hmi.log_in("anna", "guess"), by="hmi1")
+    world.ask(hmi.log_in("anna", "sesame"), by="hmi1")
     world.ask(hmi.write("H_SP", 700.0), by="hmi1")
     assert first == ["login.failed", "login", "operator.write"]
     assert second == [f"hmi1 {kind}" for kind in first]

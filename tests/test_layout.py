@@ -14,6 +14,8 @@ ONLY = {
     "pymodbus": {"devices/modbus.py"},
     "asyncua": {"devices/opcua.py"},
     "matplotlib": {"results/figures.py"},
+    "h11": {"devices/web.py"},
+    "pyrad": {"devices/auth_server.py"},
 }
 
 

@@ -203,7 +203,11 @@ def test_a_mistake_is_told_once_with_its_key_and_line(old: str, new: str, key: s
         (
             "network: 10.0.2.0/24",
             "network: 10.0.1.128/25",
-            {"zones.dmz.network": "overlaps 10.0.1.0/24", "assets.jump1.address": "outside 10.0.1.128/25"},
+            {
+                "zones.dmz.network": "overlaps 10.0.1.0/24",
+                "assets.jump1.address": "outside 10.0.1.128/25",
+                "assets.mail1.address": "outside 10.0.1.128/25",
+            },
         ),
         (
             "  control: {asset: hmi1",
@@ -294,7 +298,7 @@ class Place(NamedTuple):
 
 # Mappings whose keys the user chooses: a misspelled one is simply another name.
 FREE = re.compile(
-    r"plant(\.initial|\.sensors)|zones|conduits|assets|assets\.\w+\.(tags|peers|polls|exposes|writable|responses)"
+    r"plant(\.initial|\.sensors)|zones|conduits|assets|assets\.\w+\.(tags|peers|polls|exposes|writable|responses|reads)"
     r"|essential_functions\.(view\.tags|safety\.envelope)"
 )
 
@@ -387,6 +391,9 @@ OPTIONAL = frozenset(
             "firmware",
             "criticality",
             "roles",
+            "targets",
+            "users",
+            "reads",
             "peers",
             "operators",
             "heartbeat",
