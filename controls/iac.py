@@ -345,7 +345,9 @@ def remote_access(world: World) -> None:
         return Verdict.ACCEPT
 
     for conduit in world.network.conduits.values():
-        if not all(zone.trusted for zone in conduit.zones):  # whatever comes from outside crosses one of these
+        if not all(
+            zone.trusted for zone in conduit.zones
+        ):  # whatever comes from outside crosses one of these
             conduit.add_policy("SR 1.13", only_gateways)
             conduit.observers.append(_ways_in(world, conduit))
     for router in world.cellular_routers.values():
@@ -366,9 +368,7 @@ def _ways_in(world: World, conduit: Conduit) -> Observer:
     return observe
 
 
-def _remote_login(
-    world: World, gateway: RemoteGateway
-) -> Callable[[str, str, str | None, str], str | None]:
+def _remote_login(world: World, gateway: RemoteGateway) -> Callable[[str, str, str | None, str], str | None]:
     """A store of the gateway's own, under the log-in rules of the site where it has any."""
     accounts = Accounts(
         world.loop.time, world.site.epoch.timestamp(), world.stream(f"accounts:{gateway.name}")

@@ -866,11 +866,11 @@ def make_certificate(
     issuer: tuple[x509.Name, Ed25519PrivateKey] | None = None,
     valid: tuple[datetime, datetime] = ALWAYS,
 ) -> tuple[bytes, bytes]:
-    """Return an application instance certificate (DER), self-signed or by ``issuer``, and its private key (PKCS #8, DER).
+    """Return an application instance certificate (DER) and its private key (PKCS #8, DER).
 
-    ``uri`` is the application's; the serial number is drawn from ``stream``. By default valid from 2000 to 2100, so that it
-    is at any epoch; sizes depend on nothing but the lengths of the two names. The first call for a name in a process takes
-    some tenths of a second to find its key, later ones 2 ms.
+    It is signed by ``issuer``, or by itself; ``uri`` is the application's; the serial number is drawn from ``stream``.
+    By default valid from 2000 to 2100, so that it is at any epoch; sizes depend on nothing but the lengths of the two
+    names. The first call for a name in a process takes some tenths of a second to find its key, later ones 2 ms.
     """
     key = _key(common_name)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])

@@ -65,7 +65,9 @@ class Wiring:
     def force(self, switch: str, value: float | None) -> None:
         """Hold what an input card reads of one of the plant's own switches, as a proof test does; None lets go."""
         if switch in self.sensors or switch not in self._plant.signals:
-            raise UnknownNameError("switch", switch, (s for s in self._plant.signals if s not in self.sensors))
+            raise UnknownNameError(
+                "switch", switch, (s for s in self._plant.signals if s not in self.sensors)
+            )
         if value is None:
             self._forced.pop(switch, None)
         else:

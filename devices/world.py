@@ -628,9 +628,7 @@ class World:
         hmi = Hmi(host, name, asset, self.site.controllers(), self.connector(name), asset.stale_after)
         self.hmis[name] = hmi
         if asset.terminal is not None:
-            self.terminals[name] = OperatorTerminal(
-                hmi, asset.terminal, self.figures["accounts.verify_time"]
-            )
+            self.terminals[name] = OperatorTerminal(hmi, asset.terminal, self.figures["accounts.verify_time"])
         responses = {
             key: [Action(step.tag, step.value) for step in steps] for key, steps in asset.responses.items()
         }

@@ -250,6 +250,14 @@ def identity_servers_dead(world: World) -> None:
         server.host.power_off()
 
 
+def authorities_dead(world: World) -> None:
+    """The certificate authority is off, and with it the list of revoked certificates; devices connect anew."""
+    for authority in world.authorities.values():
+        authority.host.power_off()
+    for client in world.hmis[world.site.essential_functions.control.asset].clients.values():
+        client.close()
+
+
 def clocks_wrong(world: World) -> None:
     """Every device's clock jumps by a quarter of an hour more than an hour."""
     for clock in world.clocks.values():
@@ -351,6 +359,12 @@ CONSTRAINTS: dict[str, Constraint] = {
             "recording who did what does not slow what they do",
             "SR 2.12",
             _records_in_time,
+        ),
+        Constraint(
+            "EF-4",
+            "a dead certificate authority keeps neither the safety function nor the operator from acting",
+            "SR 1.8",
+            _trips_and_acts_in(authorities_dead),
         ),
         Constraint(
             "EF-5",

@@ -179,8 +179,25 @@ class Zone(Document):
 
 
 Protocol: TypeAlias = Literal[
-    "modbus", "opcua", "engineering", "syslog", "historian", "auth", "ssh", "rdp", "https", "ntp",
-    "backup", "settings", "logs", "http", "smtp", "pop3", "dns", "status", "firewall",
+    "modbus",
+    "opcua",
+    "engineering",
+    "syslog",
+    "historian",
+    "auth",
+    "ssh",
+    "rdp",
+    "https",
+    "ntp",
+    "backup",
+    "settings",
+    "logs",
+    "http",
+    "smtp",
+    "pop3",
+    "dns",
+    "status",
+    "firewall",
 ]
 
 
@@ -972,7 +989,10 @@ def _asset_references(site: Site) -> Found:
                     yield from _tags_exist(site, (*here, "reads"), plc, tags)
             case CellularRouter():
                 if asset.carrier in {**site.zones, **site.conduits, **site.assets}:
-                    yield (*here, "carrier"), f"{asset.carrier!r} is already the name of something on the site"
+                    yield (
+                        (*here, "carrier"),
+                        f"{asset.carrier!r} is already the name of something on the site",
+                    )
                 for other, zone in site.zones.items():
                     if asset.network.overlaps(zone.network):
                         yield (*here, "network"), f"overlaps {zone.network} of zone {other!r}"
