@@ -9,7 +9,6 @@ import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
@@ -20,6 +19,19 @@ from testbed.network import Host
 #: Largest body (bytes) of a request that a server takes, and its patience with a client (s); assumptions.
 LARGEST: Final = 1 << 16
 PATIENCE: Final = 10.0
+#: Reason phrases of the status codes that are used here (RFC 9110, 15).
+REASONS: Final[Mapping[int, str]] = {
+    200: "OK",
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    413: "Content Too Large",
+    431: "Request Header Fields Too Large",
+    500: "Internal Server Error",
+    501: "Not Implemented",
+}
 #: What reading from a connection gives at most at once (bytes).
 _CHUNK: Final = 1 << 16
 
@@ -178,7 +190,7 @@ class _Channel(asyncio.Protocol):
 
     def answer(self, answer: WebAnswer) -> None:
         headers = {"Content-Length": str(len(answer.body)), "Connection": "close", **answer.headers}
-        reason = HTTPStatus(answer.status).phrase.encode()
+        reason = REASONS.get(answer.status, "").encode()
         self.send(
             h11.Response(status_code=answer.status, reason=reason, headers=list(headers.items())),
             h11.Data(data=answer.body),

@@ -373,6 +373,7 @@ def test_a_deleted_key_is_one_problem_at_its_mapping_or_was_not_needed(place: Pl
 OPTIONAL = frozenset(
     (
         *(
+            "former",
             "initial",
             "sensors",
             "noise",

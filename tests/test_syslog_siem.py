@@ -413,13 +413,13 @@ def test_repeated_events_are_an_alert_only_within_the_window(world: SmallWorld, 
     siem, alerts = collector(world)
     pause = rule.window / (rule.count - 1) + 1.0  # one fewer than count within any window
     for _ in range(3 * rule.count):
-        tell(world, siem, rule.kind, peer="p")
+        tell(world, siem, rule.kind, **{rule.subject: "p"})
         world.run(pause)
     assert alerts == []
     world.run(rule.window)
     for number in range(rule.count):
         assert alerts == []
-        tell(world, siem, rule.kind, peer="p")
+        tell(world, siem, rule.kind, **{rule.subject: "p"})
         if number < rule.count - 1:
             world.run(rule.window / rule.count)
     assert [(alert.rule, alert.subject) for alert in alerts] == [(rule.name, "p")]
