@@ -276,6 +276,9 @@ def changed_credentials(world: World) -> None:
     for account in list(accounts.accounts.values()):
         if account.default:
             _renew(world, account, stream, account.changed)
+    for name, manager in world.firewall_managers.items():
+        secrets = world.stream(f"firewall manager:{name}")
+        manager.passwords = {user: secrets.randbytes(10).hex() for user in manager.passwords}
     world.seams.shared_secret = lambda device: world.stream(f"shared secret:{device}").randbytes(16)
 
 

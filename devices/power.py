@@ -121,16 +121,21 @@ def firewall_load(conduit: Conduit, boot: float, rules: float) -> Load:
     """
     loop = conduit.network.loop
 
+    island, powered = False, True
+
     def lose() -> None:
+        nonlocal island, powered
+        island, powered = conduit.cut, False  # an island that was ordered outlives the failure
         conduit.cut = True
         conduit.guard_up = False
 
     def regain() -> None:
-        conduit.cut = False
+        nonlocal powered
+        conduit.cut, powered = island, True
         loop.wake(loop.time() + rules, judge, None)
 
     def judge(_: None) -> None:
-        if not conduit.cut:
+        if powered:  # not lost again meanwhile
             conduit.guard_up = True
 
     return Load(conduit.name, lose, regain, boot)

@@ -194,6 +194,9 @@ async def carry_media(attack: Attack, step: CarryMedia) -> None:
     program = program_of(attack, step, step.malware, "setup.exe")
     files = {program.name: program.content, "manual.pdf": b"%PDF-1.7 manual of the pumps"}
     media = Media("PUMPS", step.serial, files, program.name)
+    if not attack.world.physical.admit("contractor", step.computer):
+        attack.note(step, "refused", target=step.computer, reason="not let in")
+        return
     computer = attack.world.computers[step.computer]
     reason = await bring(attack, step, computer, media, step.person, program.name)
     if reason is not None:
@@ -242,6 +245,9 @@ class DockLaptop(Step):
 def dock_laptop(attack: Attack, step: DockLaptop) -> None:
     """T0864: what the laptop caught elsewhere comes along."""
     host, world = attack.host, attack.world
+    if not world.physical.admit("contractor", host.zone.name):
+        attack.note(step, "refused", target=host.zone.name, reason="not let in")
+        return
     computer = Computer(host, host.name, world.software)
     posture = Posture(step.owner, step.patches_age * DAY, step.signatures_age * DAY)
     reason = world.docks[host.zone.name].connect(computer, posture)

@@ -11,12 +11,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from devices.accounts import one_time_code
 from devices.operator import Action
 from devices.premises import ENVELOPE
 from devices.staff import request_to_lift, request_to_write
 from devices.world import World
 from scenarios.attack import Attack, Seconds, Step
+from scenarios.steps.accounts import code_of
 from testbed import site as sites
 from testbed.site import Name, Number, Site, TagName
 
@@ -270,9 +270,4 @@ def _credentials(attack: Attack, hmi: str, account: str) -> tuple[str, str, str 
         # Where all share one account, that is what engineers and supervisors use too.
         own = [person.name for person in world.staff.people if person.role == account]
         name = next((one for one in own if one in world.passwords), name)
-    store = world.hmis[hmi].seams.accounts
-    known = store.accounts.get(name) if store is not None else None
-    code = None
-    if known is not None and known.totp_secret is not None:
-        code = one_time_code(known.totp_secret, world.site.epoch.timestamp() + world.loop.time())
-    return name, world.passwords.get(name, ""), code
+    return name, world.passwords.get(name, ""), code_of(world, name)
