@@ -125,7 +125,7 @@ def test_what_a_trial_brings_gets_somewhere_without_the_requirement(name: str) -
     hostile = [event for event in trace.events if event.kind == "attack.step"]
     assert all(event.data["technique"].startswith("T0") for event in hostile)
     if load_scenario(name).attacker is not None and hostile:
-        assert record.succeeded > 0
+        assert record.succeeded > 0 or any(record.lost.values())
     else:
         assert trace.of_kind("event.step")
 

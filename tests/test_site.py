@@ -298,7 +298,8 @@ class Place(NamedTuple):
 
 # Mappings whose keys the user chooses: a misspelled one is simply another name.
 FREE = re.compile(
-    r"plant(\.initial|\.sensors)|zones|conduits|assets|assets\.\w+\.(tags|peers|polls|exposes|writable|responses|reads)"
+    r"plant(\.initial|\.sensors)|zones|conduits|switches|assets"
+    r"|assets\.\w+\.(tags|peers|polls|exposes|writable|responses|reads|mailboxes)"
     r"|essential_functions\.(view\.tags|safety\.envelope)"
 )
 
@@ -374,6 +375,13 @@ OPTIONAL = frozenset(
     (
         *(
             "former",
+            "mailboxes",
+            "portal",
+            "predecessors",
+            "serves",
+            "switches",
+            "terminal",
+            "took_over",
             "initial",
             "sensors",
             "noise",
