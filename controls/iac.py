@@ -6,7 +6,7 @@ import random
 from collections.abc import Awaitable, Callable, Iterator
 from ipaddress import ip_address
 
-from controls.shapes import Check, Control, Needs
+from controls.shapes import Check, Control, Needs, by_zone
 from controls.verification import STRANGER, every_controller
 from devices.account_office import AccountOffice, Place
 from devices.accounts import Account, Accounts, User, without_code
@@ -491,11 +491,9 @@ def _certified(world: World, plc: Plc, party: RelyingParty) -> Callable[[Peer], 
 def _lists_current(world: World) -> dict[str, bool]:
     """Revocation works where a list is not out of date and its authority is there to make the next."""
     there = any(authority.host.up for authority in world.authorities.values())
-    found: dict[str, bool] = {}
-    for party in world.relying_parties.values():
-        zone = party.host.zone.name
-        found[zone] = found.get(zone, True) and there and party.current
-    return found
+    return by_zone(
+        (party.host.zone.name, there and party.current) for party in world.relying_parties.values()
+    )
 
 
 def public_key_strength(world: World) -> None:
@@ -637,11 +635,7 @@ def _nobodys(world: World) -> dict[str, bool]:
     if office is None:
         return {}
     strays = office.strays()
-    found: dict[str, bool] = {}
-    for place in office.places:
-        zone = world.site.assets[place.name].zone
-        found[zone] = found.get(zone, True) and place.name not in strays
-    return found
+    return by_zone((world.site.assets[place.name].zone, place.name not in strays) for place in office.places)
 
 
 def unified_accounts(world: World) -> None:

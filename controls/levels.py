@@ -52,10 +52,13 @@ def level_where(met: Callable[[str], bool]) -> Vector:
 
 def capability(site: Site, zone: str) -> Vector:
     """SL-C of a zone: what its assets could be brought to."""
-    cannot = {
-        requirement for asset in site.assets.values() if asset.zone == zone for requirement in asset.cannot
-    }
+    cannot = _without_means(site, zone)
     return level_where(lambda name: name in CONTROLS and name not in cannot)
+
+
+def _without_means(site: Site, zone: str) -> set[str]:
+    """Requirements that some asset of the zone has no means for."""
+    return {one for asset in site.assets.values() if asset.zone == zone for one in asset.cannot}
 
 
 def measure(world: World, stood_for: Mapping[str, str]) -> dict[str, ZoneLevels]:
@@ -69,7 +72,7 @@ def _zone(
 ) -> ZoneLevels:
     target = site.zones[zone].sl_t.as_tuple()
     can = capability(site, zone)
-    cannot = {one for asset in site.assets.values() if asset.zone == zone for one in asset.cannot}
+    cannot = _without_means(site, zone)
 
     def really(name: str) -> bool:
         return name not in cannot and found.get(name, {}).get(zone, False)

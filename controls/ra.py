@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from controls.shapes import Check, Control, Needs
+from controls.shapes import Check, Control, Needs, by_zone
 from controls.verification import STRANGER, every_controller
 from devices.inventory import Component
 from devices.modbus import Access, Peer
@@ -188,12 +188,11 @@ def settings(world: World) -> None:
 
 
 def _as_recorded(world: World) -> dict[str, bool]:
-    found: dict[str, bool] = {}
-    for record in world.settings_records.values():
-        for name, wanted in record.baseline.items():
-            zone = world.site.assets[name].zone
-            found[zone] = found.get(zone, True) and world.settings_agents[name].settings() == wanted
-    return found
+    return by_zone(
+        (world.site.assets[name].zone, world.settings_agents[name].settings() == wanted)
+        for record in world.settings_records.values()
+        for name, wanted in record.baseline.items()
+    )
 
 
 def settings_reporting(world: World) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from controls.shapes import Check, Control, Needs
+from controls.shapes import Check, Control, Needs, by_zone
 from controls.verification import STRANGER
 from devices.audit import Audit
 from devices.mail import MESSAGE_PORTS, MailServer, Submission
@@ -220,13 +220,8 @@ def _guards(policy: str) -> Check:
 
 def _at_conduits(world: World, sound: Callable[[Conduit], bool]) -> dict[str, bool]:
     """Ask about each conduit that the site documents; a way that nobody knows of is no part of a test."""
-    found: dict[str, bool] = {}
-    for boundary in world.boundaries.values():
-        conduit = boundary.conduit
-        good = sound(conduit)
-        for zone in conduit.zones:
-            found[zone.name] = found.get(zone.name, True) and good
-    return found
+    judged = [(boundary.conduit, sound(boundary.conduit)) for boundary in world.boundaries.values()]
+    return by_zone((zone.name, good) for conduit, good in judged for zone in conduit.zones)
 
 
 def _denies_strangers(world: World) -> dict[str, bool]:

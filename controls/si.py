@@ -12,7 +12,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from controls.iac import device_certificates
-from controls.shapes import Check, Control, Needs
+from controls.shapes import Check, Control, Needs, by_zone
 from controls.uc import audit_stores
 from controls.verification import Verifier, every_controller
 from devices.audit import Audit, Sink
@@ -162,12 +162,11 @@ def _reports(sender: SyslogSender, audit: Audit) -> Sink:
 def _hosts_current(world: World) -> dict[str, bool]:
     """Central management works in a zone while no host there has signatures older than the vendor's newest."""
     behind = {name for console in world.consoles.values() for name in console.behind()}
-    found: dict[str, bool] = {}
-    for console in world.consoles.values():
-        for name, guard in console.guards.items():
-            zone = guard.computer.host.zone.name
-            found[zone] = found.get(zone, True) and name not in behind
-    return found
+    return by_zone(
+        (guard.computer.host.zone.name, name not in behind)
+        for console in world.consoles.values()
+        for name, guard in console.guards.items()
+    )
 
 
 def signed_logic(world: World) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from controls.shapes import Check, Control, Needs
+from controls.shapes import Check, Control, Needs, by_zone
 from controls.uc import devices_with_audit
 from devices.audit import Sink
 from devices.auditlog import PORT as LOG_PORT
@@ -103,12 +103,10 @@ def readable_logs(world: World) -> None:
 
 def _logs_served(world: World) -> dict[str, bool]:
     """Records can be read where the log service of every device of the zone that is up listens."""
-    found: dict[str, bool] = {}
-    for service in world.log_services.values():
-        zone = service.host.zone.name
-        serves = LOG_PORT in service.host.listeners or not service.host.up
-        found[zone] = found.get(zone, True) and serves
-    return found
+    return by_zone(
+        (service.host.zone.name, LOG_PORT in service.host.listeners or not service.host.up)
+        for service in world.log_services.values()
+    )
 
 
 def queried_logs(world: World) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from controls.rights import kinds_of, rights_of, use_control
-from controls.shapes import Check, Control, Needs
+from controls.shapes import Check, Control, Needs, by_zone
 from controls.verification import STRANGER, every_controller
 from devices.accounts import User
 from devices.audit import Audit
@@ -23,6 +23,7 @@ from devices.plc import ILLEGAL_FUNCTION, SYSTEM, Plc
 from devices.registers import Table
 from devices.staff import APPROVER, request_to_change, request_to_lift, request_to_write
 from devices.syslog import Message
+from devices.timekeeping import TimeClient
 from devices.wireless import AccessPoint
 from devices.world import World
 from testbed.firewall import AllowList, ModbusInspection, Rule
@@ -205,10 +206,7 @@ def radio_scan(world: World) -> None:
 
 def _points_up(world: World) -> dict[str, bool]:
     """A watch or restriction at an access point works while every access point of the zone is up."""
-    found: dict[str, bool] = {}
-    for point in world.access_points.values():
-        found[point.zone.name] = found.get(point.zone.name, True) and point.host.up
-    return found
+    return by_zone((point.zone.name, point.host.up) for point in world.access_points.values())
 
 
 def portable_devices(world: World) -> None:
@@ -356,12 +354,11 @@ def audit_stores(world: World) -> list[AuditLog]:
 
 def _stores_writing(world: World) -> dict[str, bool]:
     """Records are kept where every store of the zone can be written."""
-    found: dict[str, bool] = {}
-    for name, log in world.logs.items():
-        if name in world.network.hosts:
-            zone = world.network.hosts[name].zone.name
-            found[zone] = found.get(zone, True) and log.failed is None
-    return found
+    return by_zone(
+        (world.network.hosts[name].zone.name, log.failed is None)
+        for name, log in world.logs.items()
+        if name in world.network.hosts
+    )
 
 
 def central_audit(world: World) -> None:
@@ -433,13 +430,14 @@ def guarded_time(world: World) -> None:
 
 def _clocks_kept(world: World) -> dict[str, bool]:
     """Clocks are kept together where every client of the zone that is up has had an answer within three polls."""
-    found: dict[str, bool] = {}
     now = world.loop.time()
-    for client in world.time_clients.values():
-        zone = client.host.zone.name
-        kept = client.synchronized is not None and now - client.synchronized < 3 * client.poll
-        found[zone] = found.get(zone, True) and (kept or not client.host.up)
-    return found
+
+    def kept(client: TimeClient) -> bool:
+        return client.synchronized is not None and now - client.synchronized < 3 * client.poll
+
+    return by_zone(
+        (client.host.zone.name, kept(client) or not client.host.up) for client in world.time_clients.values()
+    )
 
 
 def personal_records(world: World) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from controls.shapes import Check
+from controls.shapes import Check, by_zone
 from devices.audit import Audit
 from devices.modbus import Peer
 from devices.plc import Plc
@@ -111,11 +111,7 @@ def every_controller(sound: Callable[[Plc], bool]) -> Check:
     """A test that is passed in a zone where ``sound`` holds for every controller."""
 
     def check(world: World) -> dict[str, bool]:
-        found: dict[str, bool] = {}
-        for plc in world.plcs.values():
-            zone = plc.host.zone.name
-            found[zone] = found.get(zone, True) and sound(plc)
-        return found
+        return by_zone((plc.host.zone.name, sound(plc)) for plc in world.plcs.values())
 
     return check
 

@@ -16,6 +16,7 @@ from enum import IntEnum
 from typing import Final
 
 from devices.audit import Audit
+from devices.connection import Connection
 from devices.modbus import Refusal
 from devices.plc import Mode
 from devices.registers import Table
@@ -102,54 +103,24 @@ def _fields(body: bytes) -> Iterator[str]:
         at += length
 
 
-class Line(asyncio.Protocol):
-    """One end of a connection that carries frames; ``begun`` is called when it is open."""
+class Line(Connection[Frame]):
+    """One end of a connection that carries frames."""
 
     def __init__(self, begun: Callable[[Line], None] | None = None) -> None:
-        self._begun = begun
+        super().__init__(begun)
         self._buffer = bytearray()
-        self._frames: asyncio.Queue[Frame | None] = asyncio.Queue()
-        self._transport: asyncio.Transport | None = None
-        self.peer = ""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self.peer = str(transport.get_extra_info("peername")[0])
-        if self._begun is not None:
-            self._begun(self)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
-        self._frames.put_nowait(None)
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
         try:
             for frame in take_frames(self._buffer):
-                self._frames.put_nowait(frame)
+                self.put(frame)
         except FrameError:
             self.close()
 
-    @property
-    def open(self) -> bool:
-        return self._transport is not None
-
     def send(self, kind: Kind, *fields: str) -> None:
         """Send a frame; nothing happens if the connection is gone."""
-        if self._transport is not None:
-            self._transport.write(Frame(kind, fields).encode())
-
-    async def receive(self) -> Frame | None:
-        """The next frame; None once the connection is gone."""
-        if self._transport is None and self._frames.empty():
-            return None
-        return await self._frames.get()
-
-    def close(self) -> None:
-        """Close the connection."""
-        if self._transport is not None:
-            self._transport.close()
+        self.write(Frame(kind, fields).encode())
 
 
 async def connect(address: str, port: int = PORT) -> Line:

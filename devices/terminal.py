@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from devices.accounts import NO_ACCOUNT, User, without_code
+from devices.connection import Connection
 from devices.hmi import ANYONE, Hmi
 from testbed.errors import UnknownNameError
 
@@ -46,26 +47,12 @@ class TerminalSeams:
     commands: bool = True
 
 
-class Line(asyncio.Protocol):
-    """One end of a connection that carries lines; ``begun`` is called when it is open."""
+class Line(Connection[str]):
+    """One end of a connection that carries lines."""
 
     def __init__(self, begun: Callable[[Line], None] | None = None) -> None:
-        self._begun = begun
+        super().__init__(begun)
         self._buffer = b""
-        self._lines: asyncio.Queue[str | None] = asyncio.Queue()
-        self._transport: asyncio.Transport | None = None
-        self.peer = ""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self.peer = str(transport.get_extra_info("peername")[0])
-        if self._begun is not None:
-            self._begun(self)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
-        self._lines.put_nowait(None)
 
     def data_received(self, data: bytes) -> None:
         *whole, self._buffer = (self._buffer + data).split(b"\n")
@@ -73,27 +60,19 @@ class Line(asyncio.Protocol):
             self.close()
             return
         for line in whole:
-            self._lines.put_nowait(line.decode("utf-8", "replace").rstrip("\r"))
+            self.put(line.decode("utf-8", "replace").rstrip("\r"))
 
     def say(self, text: str) -> None:
         """Send one line; nothing happens if the connection is gone."""
-        if self._transport is not None:
-            self._transport.write(text.encode() + b"\n")
+        self.write(text.encode() + b"\n")
 
     async def hear(self, within: float = PATIENCE) -> str | None:
         """The next line; None once the connection is gone or ``within`` s are over."""
-        if self._transport is None and self._lines.empty():
-            return None
         try:
             async with asyncio.timeout(within):
-                return await self._lines.get()
+                return await self.receive()
         except TimeoutError:
             return None
-
-    def close(self) -> None:
-        """Close the connection."""
-        if self._transport is not None:
-            self._transport.close()
 
 
 async def connect(address: str, port: int) -> Line:

@@ -14,9 +14,6 @@ from scenarios.experiment import Experiment, run
 from scenarios.trials import Trial, trials
 from testbed.errors import OtlabError
 
-#: Pairs of a trial: eight that all go one way have p = 0.008 in the sign test.
-PAIRS = 8
-
 
 def measure_arm(struck: Experiment, quiet: Experiment) -> Arm:
     """Run one side of a pair, with its scenario and without."""

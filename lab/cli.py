@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import wraps
@@ -27,6 +27,8 @@ DURATION = 2400.0
 STANDARD = ("opcua-setpoint", "plc-flood", "unauthorized-write", "wire-spoof")
 #: Runs of a cell: below six, the median detection time has no upper end of its interval.
 SEEDS = 6
+#: Pairs of a trial: eight that all go one way have p = 0.008 in the sign test.
+PAIRS = 8
 
 
 class Group(click.Group):
@@ -81,9 +83,31 @@ _duration = click.option(
 )
 
 
+_workers = click.option(
+    "--workers", type=click.IntRange(min=1), default=None, help="Processes; one per core if not given."
+)
 _compensate = click.option(
     "--compensate", "compensating", multiple=True, metavar="NAME", help="A compensating countermeasure."
 )
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _choices(
+    levels: tuple[int, ...], files: tuple[str, ...], compensating: tuple[str, ...], usual: Iterable[int]
+) -> list[Selection]:
+    """What levels and files put in force, with the countermeasures; ``usual`` levels if neither is given."""
+    from controls.catalogue import SecurityLevels
+    from controls.selection import load_selection, select
+
+    uniform = sorted(set(levels)) or (() if files else usual)
+    chosen = [
+        *(select(SecurityLevels.uniform(level)) for level in uniform),
+        *(load_selection(file) for file in files),
+    ]
+    return [replace(one, compensating=(*one.compensating, *compensating)) for one in chosen]
 
 
 def _selected(command: Callable[..., None]) -> Callable[..., None]:
@@ -171,9 +195,7 @@ def _selected(command: Callable[..., None]) -> Callable[..., None]:
     "--seeds", type=click.IntRange(min=1), default=SEEDS, show_default=True, help="Runs of each cell."
 )
 @_duration
-@click.option(
-    "--workers", type=click.IntRange(min=1), default=None, help="Processes; one per core if not given."
-)
+@_workers
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -198,8 +220,6 @@ def compare(
     """Run attacks against security levels and report detection time and availability."""
     from rich.console import Console
 
-    from controls.catalogue import SecurityLevels
-    from controls.selection import load_selection, select
     from lab.campaign import Campaign, perform
     from results import figures, report, statistics
     from results.store import RowStore, save_bytes, save_text
@@ -213,16 +233,12 @@ def compare(
     for name in names:
         check_against(described, load_scenario(name))
     load_figures().with_overrides(dict(overrides))
-    uniform = sorted(set(levels)) or (() if files else range(5))
-    chosen = [
-        *(select(SecurityLevels.uniform(level)) for level in uniform),
-        *(load_selection(file) for file in files),
-    ]
+    chosen = _choices(levels, files, compensating, range(5))
     campaign = Campaign(
         site,
         tuple(names),
         tuple(
-            replace(one, maturity=maturity, compensating=(*one.compensating, *compensating))
+            replace(one, maturity=maturity)
             for one in chosen
             for maturity in (sorted(set(maturities)) or (one.maturity,))
         ),
@@ -230,13 +246,12 @@ def compare(
         duration,
         overrides,
     )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # A file or pipe has no width of its own; there the whole table is worth more than short lines.
     console = Console() if sys.stdout.isatty() else Console(width=120)
     title = f"{len(names)} attacks x {len(campaign.profiles)} levels x {seeds} seeds"
     with _progress(title) as (advance, total):
         total(campaign.runs)
-        rows = perform(campaign, RowStore(out / "rows"), workers or cores, advance)
+        rows = perform(campaign, RowStore(out / "rows"), workers or _cores(), advance)
     cells = statistics.summarize(rows)
     drawn = figures.standard(rows)
     for name, figure in drawn.items():
@@ -440,11 +455,9 @@ def controls_compensating() -> None:
 @click.argument("requirements", nargs=-1)
 @click.option("--fr", default=None, help="Only those of one foundational requirement, as in IAC.")
 @click.option(
-    "--pairs", type=click.IntRange(min=1), default=8, show_default=True, help="Pairs of runs of each."
+    "--pairs", type=click.IntRange(min=1), default=PAIRS, show_default=True, help="Pairs of runs of each."
 )
-@click.option(
-    "--workers", type=click.IntRange(min=1), default=None, help="Processes; one per core if not given."
-)
+@_workers
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -468,12 +481,11 @@ def ablate(requirements: tuple[str, ...], fr: str | None, pairs: int, workers: i
         raise UnknownNameError("foundational requirement", fr, FOUNDATIONAL)
     names = [requirement_id(one) for one in requirements] or list(catalogue())
     names = [name for name in names if fr is None or catalogue()[name].fr == fr.upper()]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with _progress(f"{len(names)} requirements x {pairs} pairs") as (advance, total):
         from scenarios.trials import trials
 
         total(2 * pairs * sum(name in trials() for name in names))
-        proofs = perform(names, tuple(range(1, pairs + 1)), out, workers or cores, advance)
+        proofs = perform(names, tuple(range(1, pairs + 1)), out, workers or _cores(), advance)
     for proof in proofs:
         shown = proof.shown
         what = (
@@ -520,23 +532,15 @@ def essential(
     overrides: tuple[tuple[str, float], ...],
 ) -> None:
     """Check that no security measure stops an essential function (IEC 62443-3-3, 4.2); tell what does."""
-    from controls.catalogue import SecurityLevels
-    from controls.selection import load_selection, select
     from lab.essential import page, tell
     from results.store import save_text
     from scenarios.essential import findings
     from testbed.figures import load_figures
 
     figures = load_figures().with_overrides(dict(overrides))
-    uniform = sorted(set(levels)) or (() if files else range(1, 5))
-    chosen = [
-        *(select(SecurityLevels.uniform(level)) for level in uniform),
-        *(load_selection(file) for file in files),
-    ]
     found = {}
-    for one in chosen:
-        whole = replace(one, compensating=(*one.compensating, *compensating))
-        found[one.name] = findings(site, whole, figures)
+    for one in _choices(levels, files, compensating, range(1, 5)):
+        found[one.name] = findings(site, one, figures)
         click.echo(tell(one.name, found[one.name]))
     if out is not None:
         save_text(out, page(found))

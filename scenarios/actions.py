@@ -25,9 +25,7 @@ def place_attacker(world: World, scenario: Scenario) -> Attack:
     zone = world.network.zones.get(attacker.zone or "")
     if zone is None:
         raise OtlabError(f"scenario {scenario.name!r} starts in zone {attacker.zone!r}, which the site lacks")
-    taken = {host.address for host in zone.hosts} | {zone.gateway.address}
-    address = next(str(a) for a in reversed(list(zone.subnet.hosts())) if str(a) not in taken)
-    return Attack(world, world.network.host("rogue1", zone.name, address))
+    return Attack(world, world.network.host("rogue1", zone.name, zone.free_address()))
 
 
 def check_against(site: Site, scenario: Scenario) -> None:

@@ -268,9 +268,7 @@ def safety_flooded(world: World) -> None:
     """A host beside the safety PLC asks it more than it can answer."""
     name = world.site.essential_functions.safety.asset
     zone = world.network.hosts[name].zone
-    taken = {host.address for host in zone.hosts} | {zone.gateway.address}
-    address = next(str(one) for one in reversed(list(zone.subnet.hosts())) if str(one) not in taken)
-    host = world.network.host("flooder", zone.name, address)
+    host = world.network.host("flooder", zone.name, zone.free_address())
     step = Flood(action="flood", technique="T0814", plc=name, rate=600, connections=4, lasting=600)
     host.spawn(step.carry_out(Attack(world, host)), "flood")
 

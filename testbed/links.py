@@ -408,6 +408,14 @@ class Zone(Link):
         #: the router interface of this zone; it has no host of its own but an ARP cache like any other
         self.gateway = Neighbor(str(subnet[1]), mac_of(int(subnet[1])))
 
+    def free_address(self) -> str:
+        """The last address of the subnet that nobody has; NetworkError if there is none."""
+        taken = {host.address for host in self.hosts} | {self.gateway.address}
+        for address in reversed(list(self.subnet.hosts())):
+            if str(address) not in taken:
+                return str(address)
+        raise NetworkError(f"zone {self.name!r} has no free address left")
+
 
 class Conduit(Link):
     """The only way between two zones."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from reference_site import after, ask, water
 from small_worlds import one_zone
 
 from controls import profiles
@@ -17,48 +16,11 @@ from devices.backup import KEPT, MOST, PORT, BackupServer, digest, fetch, parse_
 from devices.exchange import ask as ask_raw
 from devices.plc import Mode
 from devices.recovery import Protection
-from devices.world import World
 from scenarios.actions import carry_out, place_attacker
-from scenarios.experiment import Experiment, RunRecord, prepare, run, site_of
+from scenarios.experiment import Experiment, RunRecord, prepare, run
 from scenarios.steps.recovery import emptied
-from testbed.figures import load_figures
 
 WIPER = ("SR 7.4",)
-
-
-@contextmanager
-def water(*requirements: str, **figures: float) -> Iterator[World]:
-    """The reference site, started, with these requirements in force and some figures changed."""
-    changed = {key.replace("__", "."): value for key, value in figures.items()}
-    world = World(site_of("water"), 1, load_figures().with_overrides(changed))
-    profiles.apply(world, requirements)
-    world.start()
-    try:
-        yield world
-    finally:
-        world.close()
-
-
-def ask(world: World, question: Coroutine[Any, Any, Any], by: str = "ews1", within: float = 20.0) -> Any:
-    """Run ``question`` as a program of host ``by``; what it returns, or the network's error that it met."""
-    found: list[Any] = []
-
-    async def program() -> None:
-        try:
-            found.append(await question)
-        except OSError as error:
-            found.append(error)
-
-    world.network.hosts[by].spawn(program(), "question")
-    world.loop.run_to(world.loop.time() + within)
-    assert found, "no end in time"
-    return found[0]
-
-
-def after(scenario: str, *requirements: str, duration: float = 600.0, **figures: float) -> RunRecord:
-    """The record of a run of ``scenario``."""
-    changed = tuple((key.replace("__", "."), value) for key, value in figures.items())
-    return run(Experiment("water", profiles.check(requirements), "test", scenario, 1, duration, changed))[0]
 
 
 def marks(record: RunRecord, kind: str) -> list[tuple[float, str, dict[str, Any]]]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from reference_site import after, water
+from reference_site import ask as answer
 from small_worlds import one_zone
 
 from controls import profiles
@@ -19,41 +19,7 @@ from devices.modbus import ModbusClient, UnknownRequest
 from devices.plc import Mode
 from devices.registers import Table
 from devices.world import World
-from scenarios.experiment import Experiment, RunRecord, run, site_of
-from testbed.figures import load_figures
 from testbed.firewall import Rule
-
-
-@contextmanager
-def water(*requirements: str, **figures: float) -> Iterator[World]:
-    changed = {key.replace("__", "."): value for key, value in figures.items()}
-    world = World(site_of("water"), 1, load_figures().with_overrides(changed))
-    profiles.apply(world, requirements)
-    world.start()
-    try:
-        yield world
-    finally:
-        world.close()
-
-
-def answer(world: World, question: Coroutine[Any, Any, Any], by: str = "ews1", within: float = 20.0) -> Any:
-    found: list[Any] = []
-
-    async def program() -> None:
-        try:
-            found.append(await question)
-        except OSError as error:
-            found.append(error)
-
-    world.network.hosts[by].spawn(program(), "question")
-    world.loop.run_to(world.loop.time() + within)
-    assert found, "no end in time"
-    return found[0]
-
-
-def after(scenario: str | None, *requirements: str, duration: float = 600.0, **figures: float) -> RunRecord:
-    changed = tuple((key.replace("__", "."), value) for key, value in figures.items())
-    return run(Experiment("water", profiles.check(requirements), "test", scenario, 1, duration, changed))[0]
 
 
 def findings(world: World) -> list[str]:

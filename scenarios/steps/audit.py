@@ -18,16 +18,10 @@ from devices.syslog import encode, to_datetime
 from devices.timekeeping import HEADER, PORT, STAMPS
 from devices.world import World
 from scenarios.attack import Attack, Seconds, Step
-from scenarios.steps.commands import lacks_tags
+from scenarios.steps.commands import lacks_assets, lacks_tags
 from testbed import site as sites
 from testbed.network import Packet
 from testbed.site import Name, Site, Tag, TagName
-
-
-def _lacks_asset(site: Site, *names: str) -> Iterator[str]:
-    for name in names:
-        if name not in site.assets:
-            yield f"site {site.name!r} has no asset {name!r}"
 
 
 class AuditNoise(Step):
@@ -75,7 +69,7 @@ class EraseRecords(Step):
     right: Literal["machine", "audit"] = "machine"
 
     def lacks(self, site: Site) -> Iterator[str]:
-        yield from _lacks_asset(site, self.store)
+        yield from lacks_assets(site, self.store)
 
     async def carry_out(self, attack: Attack) -> None:
         world = attack.world
@@ -114,7 +108,7 @@ class PlantRecords(Step):
     blame: Name
 
     def lacks(self, site: Site) -> Iterator[str]:
-        yield from _lacks_asset(site, self.store)
+        yield from lacks_assets(site, self.store)
 
     async def carry_out(self, attack: Attack) -> None:
         world = attack.world
@@ -144,7 +138,7 @@ class ForgeMessages(Step):
     back: Seconds = 60.0
 
     def lacks(self, site: Site) -> Iterator[str]:
-        yield from _lacks_asset(site, self.blame)
+        yield from lacks_assets(site, self.blame)
         yield from lacks_tags(site, self.source, (self.tag,))
         if not isinstance(site.assets.get(self.siem), sites.Siem):
             yield f"site {site.name!r} has no SIEM {self.siem!r}"
@@ -182,7 +176,7 @@ class FalseTime(Step):
     lasting: Seconds
 
     def lacks(self, site: Site) -> Iterator[str]:
-        yield from _lacks_asset(site, *self.victims)
+        yield from lacks_assets(site, *self.victims)
         if not isinstance(site.assets.get(self.server), sites.TimeServer):
             yield f"site {site.name!r} has no time server {self.server!r}"
 
@@ -234,7 +228,7 @@ class LogFails(Step):
     reason: str = "disk full"
 
     def lacks(self, site: Site) -> Iterator[str]:
-        yield from _lacks_asset(site, self.asset)
+        yield from lacks_assets(site, self.asset)
 
     async def carry_out(self, attack: Attack) -> None:
         log = attack.world.logs.get(self.asset)
@@ -259,7 +253,7 @@ class Investigate(Step):
     tag: TagName
 
     def lacks(self, site: Site) -> Iterator[str]:
-        yield from _lacks_asset(site, self.station, *self.stores)
+        yield from lacks_assets(site, self.station, *self.stores)
         yield from lacks_tags(site, self.plc, (self.tag,))
 
     async def carry_out(self, attack: Attack) -> None:

@@ -14,12 +14,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from devices.boundary import SHIPPED, manage
-from devices.modbus import ModbusClient, Refusal
-from devices.registers import Table
 from scenarios.attack import Attack, Seconds, Step
-from scenarios.steps.commands import lacks_tags, repeat
+from scenarios.steps.commands import TagWrites, lacks_assets, lacks_tags, modbus_write
 from testbed import site as sites
-from testbed.site import Name, Site, TagName
+from testbed.site import Name, Site
 
 #: Floods send in bursts so many seconds apart, as tools do.
 BURST = 0.02
@@ -33,13 +31,7 @@ def lacks_conduit(site: Site, conduit: str) -> Iterator[str]:
         yield f"site {site.name!r} has no conduit {conduit!r}"
 
 
-def lacks_asset(site: Site, asset: str) -> Iterator[str]:
-    """A sentence about an asset that ``site`` does not have."""
-    if asset not in site.assets:
-        yield f"site {site.name!r} has no asset {asset!r}"
-
-
-class VlanHop(Step):
+class VlanHop(TagWrites):
     """Make the port of a shared switch a trunk, take an address in zone ``into``, and write tags of a PLC from there.
 
     No firewall is on the way: a switch joins what it was told to keep apart.
@@ -47,48 +39,22 @@ class VlanHop(Step):
 
     action: Literal["vlan_hop"]
     into: Name
-    plc: Name
-    values: dict[TagName, float]
-    every: Seconds = 10.0
-    lasting: Annotated[float, Field(ge=0)] = 0.0
 
     def lacks(self, site: Site) -> Iterator[str]:
         if self.into not in site.zones:
             yield f"site {site.name!r} has no zone {self.into!r}"
-        yield from lacks_tags(site, self.plc, self.values)
+        yield from super().lacks(site)
 
     async def carry_out(self, attack: Attack) -> None:
         network = attack.world.network
         if not any(switch.trunk(attack.host, self.into) for switch in attack.world.switches.values()):
             attack.note(self, "refused", target=self.into, reason="the port becomes no trunk to this zone")
             return
-        zone = network.zones[self.into]
-        taken = {host.address for host in zone.hosts}
-        address = next(str(one) for one in reversed(list(zone.subnet.hosts())) if str(one) not in taken)
-        leg = network.host(f"{attack.host.name}_{self.into}", self.into, address)
+        leg = network.host(
+            f"{attack.host.name}_{self.into}", self.into, network.zones[self.into].free_address()
+        )
         attack.note(self, "hopped", target=self.into)
-        await leg.spawn(_write(attack, self), "write from another zone")
-
-
-async def _write(attack: Attack, step: VlanHop) -> None:
-    asset = attack.world.site.controllers()[step.plc]
-    client = ModbusClient(asset.address, asset.port, unit=asset.unit_id)
-
-    async def once() -> None:
-        for name, value in step.values.items():
-            tag = asset.tags[name]
-            try:
-                answer = await client.write(Table(tag.table), tag.address, tag.encode(value))
-            except (TimeoutError, ConnectionError) as error:
-                attack.note(step, "failed", target=step.plc, tag=name, reason=type(error).__name__)
-                return
-            if isinstance(answer, Refusal):
-                attack.note(step, "refused", target=step.plc, tag=name, reason=str(answer))
-                return
-        attack.note(step, "done", target=step.plc)
-
-    await repeat(attack, step.every, step.lasting, once)
-    client.close()
+        await leg.spawn(modbus_write(attack, self), "write from another zone")
 
 
 class FloodNetwork(Step):
@@ -101,7 +67,7 @@ class FloodNetwork(Step):
     lasting: Seconds
 
     def lacks(self, site: Site) -> Iterator[str]:
-        yield from lacks_asset(site, self.target)
+        yield from lacks_assets(site, self.target)
 
     async def carry_out(self, attack: Attack) -> None:
         loop = attack.world.loop

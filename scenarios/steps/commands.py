@@ -27,6 +27,13 @@ GUESSES = tuple(
 )
 
 
+def lacks_assets(site: Site, *names: str) -> Iterator[str]:
+    """Sentences about assets that ``site`` does not have."""
+    for name in names:
+        if name not in site.assets:
+            yield f"site {site.name!r} has no asset {name!r}"
+
+
 def lacks_tags(site: Site, plc: str, tags: Iterable[str]) -> Iterator[str]:
     """Sentences about a PLC, or tags of it, that ``site`` does not have."""
     controllers = site.controllers()
@@ -48,10 +55,9 @@ async def repeat(attack: Attack, every: float, lasting: float, once: Callable[[]
         await asyncio.sleep(every)
 
 
-class ModbusWrite(Step):
-    """Write tags of a PLC (engineering units) by Modbus, again every ``every`` s for ``lasting`` s."""
+class TagWrites(Step):
+    """What steps that write tags of a PLC say: values in engineering units, again every ``every`` s."""
 
-    action: Literal["modbus_write"]
     plc: Name
     values: dict[TagName, float]
     every: Seconds = 10.0
@@ -60,11 +66,17 @@ class ModbusWrite(Step):
     def lacks(self, site: Site) -> Iterator[str]:
         yield from lacks_tags(site, self.plc, self.values)
 
+
+class ModbusWrite(TagWrites):
+    """Write tags of a PLC (engineering units) by Modbus, again every ``every`` s for ``lasting`` s."""
+
+    action: Literal["modbus_write"]
+
     async def carry_out(self, attack: Attack) -> None:
         await modbus_write(attack, self)
 
 
-async def modbus_write(attack: Attack, step: ModbusWrite) -> None:
+async def modbus_write(attack: Attack, step: TagWrites) -> None:
     """T0855: write, whoever the PLC thinks is writing."""
     asset = attack.world.site.controllers()[step.plc]
     client = ModbusClient(asset.address, asset.port, unit=asset.unit_id)
