@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -21,6 +21,7 @@ from scenarios.actions import carry_out, check_against, place_attacker
 from scenarios.attack import Attack
 from scenarios.evidence import evidence_of
 from scenarios.functions import FunctionWatch
+from scenarios.goals import GoalWatch
 from scenarios.model import Scenario, load_scenario
 from testbed.capture import Capture
 from testbed.errors import OtlabError
@@ -62,6 +63,8 @@ class Experiment:
     compensating: tuple[str, ...] = ()
     #: maturity level 1 to 4 of the site's practices; None: every control is exactly as it was set up
     maturity: int | None = None
+    #: who attacks, a name of ``scenarios.attackers``; None: who the scenario says, able to do all of it
+    attacker: str | None = None
 
     @classmethod
     def of(
@@ -72,6 +75,7 @@ class Experiment:
         seed: int,
         duration: float,
         overrides: tuple[tuple[str, float], ...] = (),
+        attacker: str | None = None,
     ) -> Experiment:
         """The experiment with what ``selection`` puts in force."""
         return cls(
@@ -84,6 +88,7 @@ class Experiment:
             overrides,
             selection.compensating,
             selection.maturity,
+            attacker,
         )
 
     @classmethod
@@ -101,7 +106,7 @@ class Experiment:
 
     def without_attack(self) -> Experiment:
         """The twin: the same in every other respect."""
-        return replace(self, scenario=None)
+        return replace(self, scenario=None, attacker=None)
 
     def key(self) -> dict[str, Any]:
         """What the run depends on, as plain data."""
@@ -136,6 +141,10 @@ class RunRecord:
     proven: int = 0
     #: by zone, the lowest levels that were found in the run, looked at every ``LEVELS_EVERY`` s
     levels: dict[str, ZoneLevels] = field(default_factory=dict)
+    #: the attacker's goals in words, and when each was reached, None for never
+    goals: list[tuple[str, float | None]] = field(default_factory=list)
+    #: why the attacker stopped before the last step, None if it did not
+    gave_up: str | None = None
 
 
 def site_of(name: str) -> Site:
@@ -152,7 +161,7 @@ _site = cache(site_of)
 def prepare(experiment: Experiment) -> tuple[World, Scenario | None]:
     """Build the world of an experiment with its controls in force, not yet started."""
     site = _site(experiment.site)
-    scenario = load_scenario(experiment.scenario) if experiment.scenario is not None else None
+    scenario = load_scenario(experiment.scenario, site) if experiment.scenario is not None else None
     figures = load_figures()
     if experiment.overrides:
         figures = figures.with_overrides(dict(experiment.overrides))
@@ -192,7 +201,7 @@ def run(experiment: Experiment, *, capture: Path | None = None) -> tuple[RunReco
 def _run(world: World, scenario: Scenario | None, experiment: Experiment) -> RunRecord:
     watch = FunctionWatch(world)
     record = RunRecord(experiment, WARM_UP)
-    attack = place_attacker(world, scenario) if scenario is not None else None
+    attack = place_attacker(world, scenario, experiment.attacker) if scenario is not None else None
 
     def alerted(alert: SecurityAlert) -> None:
         record.alerts.append((alert.time, "siem", f"{alert.rule}:{alert.subject}"))
@@ -212,6 +221,7 @@ def _run(world: World, scenario: Scenario | None, experiment: Experiment) -> Run
     world.start()
     watch.start(WARM_UP)
     world.loop.wake(WARM_UP, look, WARM_UP)
+    goals = _watch_goals(world, watch, scenario)
     if attack is not None and scenario is not None:
         _set_off(world, attack, scenario)
     # Reference counting frees nearly everything; the collector's passes over a live world only cost time.
@@ -224,7 +234,22 @@ def _run(world: World, scenario: Scenario | None, experiment: Experiment) -> Run
             gc.enable()
     watch.finish(experiment.duration)
     look(experiment.duration)
+    if goals is not None:
+        record.goals = [(goal.title(), goals.met.get(number)) for number, goal in enumerate(goals.goals)]
     return _fill(record, world, watch, attack.state if attack is not None else None)
+
+
+def _watch_goals(world: World, watch: FunctionWatch, scenario: Scenario | None) -> GoalWatch | None:
+    if scenario is None or not scenario.goals:
+        return None
+    missing = {name: _not(one.available) for name, one in watch.watches.items()}
+    goals = GoalWatch(world, scenario.goals, missing)
+    goals.start(max(WARM_UP, scenario.start))
+    return goals
+
+
+def _not(there: Callable[[], bool]) -> Callable[[], bool]:
+    return lambda: not there()
 
 
 def _set_off(world: World, attack: Attack, scenario: Scenario) -> None:
@@ -246,6 +271,7 @@ def _fill(record: RunRecord, world: World, watch: FunctionWatch, state: Any) -> 
     if state is not None:
         record.attack_start = state.first_action
         record.succeeded, record.refused = state.succeeded, state.refused
+        record.gave_up = state.gave_up
     record.lost = {name: list(one.lost) for name, one in watch.watches.items()}
     record.unsafe = {name: list(one.lost) for name, one in watch.unsafe.items()}
     record.product = watch.product

@@ -7,13 +7,16 @@ Attack content is data, with the ATT&CK for ICS technique of each step; what a s
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 from pydantic import Field
 
-from scenarios.attack import Seconds
+from scenarios.attack import Fact, Seconds
+from scenarios.attackers import ADVERSARIES
+from scenarios.goals import Goal
 from scenarios.steps.accounts import (
     AuthServerFails,
     EnumerateAccounts,
@@ -103,9 +106,10 @@ from scenarios.steps.wireless import (
     PlantAccessPoint,
     SniffAir,
 )
-from testbed.document import Document, Route, load
+from scenarios.targets import Target, filler
+from testbed.document import Document, Filler, Route, load
 from testbed.errors import UnknownNameError
-from testbed.site import Name
+from testbed.site import Name, Site, Text, load_site
 
 AnyStep: TypeAlias = Annotated[
     ModbusWrite
@@ -194,20 +198,37 @@ AnyStep: TypeAlias = Annotated[
 
 
 class Attacker(Document):
-    """A host of the attacker's own, plugged into ``zone``, or the compromised asset ``at``."""
+    """A host of the attacker's own, plugged into ``zone``, or the compromised asset ``at``.
+
+    ``profile`` is who this is, unless the experiment says so; None is one who can do all that is written here. ``has``
+    are facts that hold from the start: other assets ("host:ews1"), accounts, presence.
+    """
 
     zone: Name | None = None
     at: Name | None = None
+    profile: Name | None = None
+    has: tuple[Fact, ...] = ()
 
 
 class Scenario(Document):
-    """One attack, or one situation without an attacker; ``start`` is the virtual second of its first step."""
+    """One attack, or one situation without an attacker; ``start`` is the virtual second of its first step.
+
+    ``site`` is the site that it is written for, None for one that finds its ``targets`` by role on any. ``incident``
+    names what really happened that this follows, ``sources`` where it was read, ``disputed`` what of it is in doubt.
+    """
 
     name: Name
     title: str
     summary: str
+    family: Name | None = None
+    site: Name | None = None
+    incident: Text | None = None
+    sources: tuple[Text, ...] = ()
+    disputed: tuple[Text, ...] = ()
     start: Seconds = 300.0
+    targets: dict[Name, Target] = Field(default_factory=dict)
     attacker: Attacker | None = None
+    goals: tuple[Goal, ...] = ()
     steps: Annotated[tuple[AnyStep, ...], Field(min_length=1)]
 
     def problems(self) -> Iterator[tuple[Route, str]]:
@@ -220,9 +241,32 @@ class Scenario(Document):
                 ("attacker",),
                 "give either the zone that the attacker's own host is in, or the asset it is at",
             )
+        if self.attacker is not None and self.attacker.profile not in (None, *ADVERSARIES):
+            yield ("attacker", "profile"), f"no such attacker; there are {', '.join(ADVERSARIES)}"
         for number in hostile:
             if self.steps[number].technique is None:
                 yield ("steps", number), "an attacker's step names its ATT&CK for ICS technique"
+        yield from self._labels()
+
+    def _labels(self) -> Iterator[tuple[Route, str]]:
+        """Every label once, and asked about only after its step."""
+        known: set[str] = set()
+        for number, step in enumerate(self.steps):
+            for label in step.only_if:
+                if label not in known:
+                    yield ("steps", number, "only_if", label), "no step before this one has that label"
+            if step.label is not None:
+                if step.label in known:
+                    yield ("steps", number, "label"), "another step has this label already"
+                known.add(step.label)
+
+    def techniques(self) -> tuple[str, ...]:
+        """Ids of the techniques that its steps and goals name, each once."""
+        named = [
+            *(one for step in self.steps for one in (step.technique, *step.also)),
+            *(goal.technique for goal in self.goals),
+        ]
+        return tuple(dict.fromkeys(one for one in named if one is not None))
 
 
 def scenario_names() -> tuple[str, ...]:
@@ -230,18 +274,33 @@ def scenario_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in _library().glob("*.yaml")))
 
 
-def load_scenario(name_or_path: str | Path) -> Scenario:
-    """Load a shipped scenario by name or one from a file.
+def load_scenario(name_or_path: str | Path, site: Site | None = None) -> Scenario:
+    """Load a shipped scenario by name or one from a file, its targets found on ``site``.
 
-    Raises UnknownNameError for a name that is neither, DocumentError with every mistake in the file.
+    Without a site it is read for the one that it names, or for the reference site. Raises UnknownNameError for a name
+    that is neither, DocumentError with every mistake in the file.
     """
     text = str(name_or_path)
-    if text in scenario_names():
-        return load(_library() / f"{text}.yaml", Scenario)
-    path = Path(name_or_path)
+    path = _library() / f"{text}.yaml" if text in scenario_names() else Path(name_or_path)
     if not path.suffix and not path.exists():
         raise UnknownNameError("scenario", text, scenario_names())
-    return load(path, Scenario)
+    return load(path, Scenario, fill=_filler(site))
+
+
+def _filler(site: Site | None) -> Filler:
+    """Fills in for ``site``, else for the site that the file names, else for the reference site."""
+
+    def fill(root: Any) -> tuple[Any, list[tuple[Route, str]]]:
+        if not isinstance(root, dict) or "targets" not in root:
+            return root, []
+        return filler(site if site is not None else _shipped(str(root.get("site") or "water")))(root)
+
+    return fill
+
+
+@cache
+def _shipped(name: str) -> Site:
+    return load_site(name)
 
 
 def _library() -> Path:

@@ -70,10 +70,21 @@ class Document(BaseModel):
         return ()
 
 
-def load(path: str | Path, model: type[M], *, context: Mapping[str, Any] | None = None) -> M:
+#: Fills in what a file leaves to be filled in: its root value -> the value in its place, and mistakes by route.
+Filler = Callable[[Any], tuple[Any, list[tuple[Route, str]]]]
+
+
+def load(
+    path: str | Path,
+    model: type[M],
+    *,
+    context: Mapping[str, Any] | None = None,
+    fill: Filler | None = None,
+) -> M:
     """Read the file at ``path`` into ``model``; ``context`` is handed to the model's validators.
 
-    Raises DocumentError with every mistake found; a file that cannot be read is one problem at line 1.
+    ``fill`` sees the values before they are checked. Raises DocumentError with every mistake found; a file that
+    cannot be read is one problem at line 1.
     """
     file = str(path)
     try:
@@ -84,10 +95,17 @@ def load(path: str | Path, model: type[M], *, context: Mapping[str, Any] | None 
         raise DocumentError([Problem(file, 1, 1, "", f"cannot be read: {reason}")]) from None
     except ValueError:  # a zero byte in the name
         raise DocumentError([Problem(file, 1, 1, "", "cannot be read: not a file name")]) from None
-    return parse(raw, file, model, context=context)
+    return parse(raw, file, model, context=context, fill=fill)
 
 
-def parse(text: str | bytes, file: str, model: type[M], *, context: Mapping[str, Any] | None = None) -> M:
+def parse(
+    text: str | bytes,
+    file: str,
+    model: type[M],
+    *,
+    context: Mapping[str, Any] | None = None,
+    fill: Filler | None = None,
+) -> M:
     """Read ``text`` into ``model``; ``file`` is the name that problems carry.
 
     Types are held as strictly as in JSON: the text ``"5"`` is no number and 1 is no ``true``, but text may
@@ -98,8 +116,16 @@ def parse(text: str | bytes, file: str, model: type[M], *, context: Mapping[str,
     if root is None:
         raise DocumentError(tree.problems)
     found = list(tree.problems)
+    value = root.value
+    if fill is not None:
+        value, mistakes = fill(value)
+        for route, message in mistakes:
+            spot = _find(root, {}, route)
+            found.append(Problem(file, *spot.at, spot.key, message))
+        if mistakes:
+            raise DocumentError(found)
     try:
-        document = model.model_validate_json(json.dumps(root.value), strict=True, context=context)
+        document = model.model_validate_json(json.dumps(value), strict=True, context=context)
     except ValidationError as error:
         raise DocumentError(
             found + _told(file, root, json_schema(model), error.errors(include_url=False))

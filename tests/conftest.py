@@ -6,8 +6,13 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 import pytest
+from hypothesis import settings
 
 from testbed.network import networked_loop
+
+# No test is judged by how long it took: a machine that is busy with something else must not fail it.
+settings.register_profile("otlab", deadline=None)
+settings.load_profile("otlab")
 
 
 def pytest_asyncio_loop_factories(
