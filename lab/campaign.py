@@ -40,17 +40,23 @@ class Campaign:
     seeds: tuple[int, ...]
     duration: float
     overrides: tuple[tuple[str, float], ...] = ()
+    #: who attacks; None is who each scenario says, able to do all of it
+    attackers: tuple[str | None, ...] = (None,)
 
-    def experiment(self, selection: Selection, scenario: str | None, seed: int) -> Experiment:
+    def experiment(
+        self, selection: Selection, scenario: str | None, seed: int, attacker: str | None = None
+    ) -> Experiment:
         """One cell of the campaign."""
-        return Experiment.of(self.site, selection, scenario, seed, self.duration, self.overrides)
+        return Experiment.of(self.site, selection, scenario, seed, self.duration, self.overrides, attacker)
 
     def experiments(self) -> Iterator[Experiment]:
         """Every row-giving experiment: the attack-free run of each profile, then the attacks."""
         for selection in self.profiles:
             for seed in self.seeds:
-                for scenario in (None, *self.scenarios):
-                    yield self.experiment(selection, scenario, seed)
+                yield self.experiment(selection, None, seed)
+                for scenario in self.scenarios:
+                    for attacker in self.attackers:
+                        yield self.experiment(selection, scenario, seed, attacker)
 
     def twins(self) -> Iterator[Experiment]:
         """Every attack-free experiment that rows are measured against, the base included."""
@@ -65,7 +71,8 @@ class Campaign:
     @property
     def runs(self) -> int:
         """Runs that a complete campaign takes."""
-        return len(list(self.twins())) + len(self.profiles) * len(self.seeds) * len(self.scenarios)
+        attacks = len(self.scenarios) * len(self.attackers)
+        return len(list(self.twins())) + len(self.profiles) * len(self.seeds) * attacks
 
 
 @cache

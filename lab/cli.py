@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lab import scenario_commands
 from testbed.errors import OtlabError
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ _duration = click.option(
 _workers = click.option(
     "--workers", type=click.IntRange(min=1), default=None, help="Processes; one per core if not given."
 )
+_attacker = "Who attacks: casual, generic, specialist, state (who SL 1 to 4 are meant for), insider, malware."
 _compensate = click.option(
     "--compensate", "compensating", multiple=True, metavar="NAME", help="A compensating countermeasure."
 )
@@ -203,6 +205,7 @@ def _selected(command: Callable[..., None]) -> Callable[..., None]:
     show_default=True,
     help="Folder of results.",
 )
+@click.option("--attacker", "attackers", multiple=True, metavar="WHO", help=_attacker + " Repeatable.")
 @_set
 def compare(
     site: str,
@@ -216,6 +219,7 @@ def compare(
     workers: int | None,
     out: Path,
     overrides: tuple[tuple[str, float], ...],
+    attackers: tuple[str, ...],
 ) -> None:
     """Run attacks against security levels and report detection time and availability."""
     from rich.console import Console
@@ -224,6 +228,7 @@ def compare(
     from results import figures, report, statistics
     from results.store import RowStore, save_bytes, save_text
     from scenarios.actions import check_against
+    from scenarios.attackers import profile_of
     from scenarios.experiment import site_of
     from scenarios.model import load_scenario
     from testbed.figures import load_figures
@@ -231,7 +236,9 @@ def compare(
     names = scenarios or STANDARD
     described = site_of(site)
     for name in names:
-        check_against(described, load_scenario(name))
+        check_against(described, load_scenario(name, described))
+    for attacker in attackers:
+        profile_of(attacker, load_figures())
     load_figures().with_overrides(dict(overrides))
     chosen = _choices(levels, files, compensating, range(5))
     campaign = Campaign(
@@ -245,10 +252,12 @@ def compare(
         tuple(range(1, seeds + 1)),
         duration,
         overrides,
+        tuple(dict.fromkeys(attackers)) or (None,),
     )
     # A file or pipe has no width of its own; there the whole table is worth more than short lines.
     console = Console() if sys.stdout.isatty() else Console(width=120)
-    title = f"{len(names)} attacks x {len(campaign.profiles)} levels x {seeds} seeds"
+    who = f" x {len(attackers)} attackers" if attackers else ""
+    title = f"{len(names)} attacks{who} x {len(campaign.profiles)} levels x {seeds} seeds"
     with _progress(title) as (advance, total):
         total(campaign.runs)
         rows = perform(campaign, RowStore(out / "rows"), workers or _cores(), advance)
@@ -257,7 +266,8 @@ def compare(
     for name, figure in drawn.items():
         save_bytes(out / f"{name}.png", figures.png(figure))
     save_text(out / "rows.jsonl", "".join(json.dumps(row.to_dict(), sort_keys=True) + "\n" for row in rows))
-    titles = {name: load_scenario(name).title for name in names}
+    titles = {name: load_scenario(name, described).title for name in names}
+    titles |= {f"{name} by {who}": f"{title}, by {who}" for name, title in titles.items() for who in attackers}
     command = shlex.join(["otlab", *sys.argv[1:]])
     report.write_report(
         out / "report.html",
@@ -294,6 +304,7 @@ def compare(
     default=None,
     help="Draw the run as PNG or SVG.",
 )
+@click.option("--attacker", default=None, metavar="WHO", help=_attacker)
 @_set
 def run(
     site: str,
@@ -305,6 +316,7 @@ def run(
     trace: Path | None,
     timeline: Path | None,
     overrides: tuple[tuple[str, float], ...],
+    attacker: str | None,
 ) -> None:
     """Run one experiment and say what happened."""
     from time import perf_counter
@@ -314,7 +326,7 @@ def run(
     from scenarios.experiment import Experiment
     from scenarios.experiment import run as perform
 
-    experiment = Experiment.of(site, selection(), scenario, seed, duration, overrides)
+    experiment = Experiment.of(site, selection(), scenario, seed, duration, overrides, attacker)
     begun = perf_counter()
     record, events = perform(experiment, capture=pcap)
     took = perf_counter() - begun
@@ -342,7 +354,7 @@ def list_() -> None:
     click.echo("Scenarios")
     for name in scenario_names():
         found = load_scenario(name)
-        techniques = ", ".join(dict.fromkeys(step.technique for step in found.steps if step.technique))
+        techniques = ", ".join(found.techniques())
         click.echo(f"  {name:22} {found.title} ({techniques or 'no attacker'})")
     requirements = catalogue()
     click.echo(
@@ -562,6 +574,8 @@ def _progress(title: str) -> Iterator[tuple[Callable[[], None], Callable[[int], 
         task = bar.add_task(title, total=None)
         yield lambda: bar.advance(task), lambda total: bar.update(task, total=total)
 
+
+main.add_command(scenario_commands.scenarios)
 
 if __name__ == "__main__":
     main()

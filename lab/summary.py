@@ -29,7 +29,9 @@ def tell(record: RunRecord, trace: Trace) -> None:
     console = Console()
     experiment = record.experiment
     console.print(
-        f"{experiment.site}, {experiment.profile}, scenario {experiment.scenario or 'none'}, seed {experiment.seed}",
+        f"{experiment.site}, {experiment.profile}, scenario {experiment.scenario or 'none'}"
+        + (f" by {experiment.attacker}" if experiment.attacker is not None else "")
+        + f", seed {experiment.seed}",
         highlight=False,
     )
     table = Table(box=None, pad_edge=False)
@@ -51,6 +53,10 @@ def tell(record: RunRecord, trace: Trace) -> None:
     unsafe = sum(end - start for spans in record.unsafe.values() for start, end in spans)
     parts = [f"{name} lost {seconds:.0f} s" for name, seconds in lost.items()]
     console.print("; ".join([*parts, f"outside the safe envelope {unsafe:.0f} s"]), highlight=False)
+    for goal, met in record.goals:
+        console.print(f"goal: {goal}: {'not reached' if met is None else f'at {met:.0f} s'}", highlight=False)
+    if record.gave_up is not None:
+        console.print(f"the attacker gave up: {record.gave_up}", highlight=False)
 
 
 def tell_levels(record: RunRecord) -> None:

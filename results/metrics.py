@@ -12,7 +12,7 @@ from collections import Counter
 from statistics import median
 
 from results.rows import NO_ATTACK, Row
-from scenarios.experiment import RunRecord
+from scenarios.experiment import Experiment, RunRecord
 from scenarios.functions import PERIOD
 
 #: Alerts and trips of attack and twin within so many seconds of each other are the same event.
@@ -85,7 +85,7 @@ def measure(record: RunRecord, twin: RunRecord, base: RunRecord) -> Row:
     unsafe = sum(stop - begun for intervals in record.unsafe.values() for begun, stop in intervals)
     return Row(
         site=experiment.site,
-        scenario=experiment.scenario or NO_ATTACK,
+        scenario=_attack(experiment),
         # Cells of tables and figures are told apart by what is in force and how well it is kept up.
         profile=experiment.profile
         if experiment.maturity is None
@@ -114,6 +114,13 @@ def measure(record: RunRecord, twin: RunRecord, base: RunRecord) -> Row:
         attack_blocked=attacked and record.succeeded == 0,
         maturity=experiment.maturity,
     )
+
+
+def _attack(experiment: Experiment) -> str:
+    """The scenario, and who carries it out where that is an axis."""
+    if experiment.scenario is None:
+        return NO_ATTACK
+    return experiment.scenario + (f" by {experiment.attacker}" if experiment.attacker is not None else "")
 
 
 def _level(profile: str) -> int | None:

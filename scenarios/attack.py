@@ -81,6 +81,11 @@ class Attack:
         """Draws of this attacker's: times, and whether an exploit is ready."""
         return self.world.stream("attacker")
 
+    @property
+    def strength(self) -> float:
+        """How many times the connections, rates and tries of a scenario as written are brought to bear."""
+        return self.profile.strength if self.profile is not None else 1.0
+
     def gain(self, fact: str) -> None:
         """The attacker has reached something: ``host:ews1``, ``account:operator1``, ``presence:control room``."""
         if fact not in self.facts:

@@ -107,6 +107,7 @@ from scenarios.steps.wireless import (
     SniffAir,
 )
 from scenarios.targets import Target, filler
+from scenarios.techniques import VERSION, techniques
 from testbed.document import Document, Filler, Route, load
 from testbed.errors import UnknownNameError
 from testbed.site import Name, Site, Text, load_site
@@ -246,6 +247,17 @@ class Scenario(Document):
         for number in hostile:
             if self.steps[number].technique is None:
                 yield ("steps", number), "an attacker's step names its ATT&CK for ICS technique"
+        for number, step in enumerate(self.steps):
+            for key, names in (("technique", (step.technique,)), ("also", step.also)):
+                for name in names:
+                    if name is not None and name not in techniques():
+                        yield ("steps", number, key), f"ATT&CK for ICS v{VERSION} has no technique {name}"
+        for number, goal in enumerate(self.goals):
+            if goal.technique is not None and goal.technique not in techniques():
+                yield (
+                    ("goals", number, "technique"),
+                    f"ATT&CK for ICS v{VERSION} has no technique {goal.technique}",
+                )
         yield from self._labels()
 
     def _labels(self) -> Iterator[tuple[Route, str]]:

