@@ -15,6 +15,7 @@ import click
 from controls.catalogue import FOUNDATIONAL, FR_TITLES, catalogue
 from controls.profiles import CHECKS, CONTROLS, NEEDS
 from lab.cli import main as command
+from lab.coverage import matrix, navigator_layer
 from lab.requirements import attacks_met, seams_of, what_it_does
 from scenarios.model import load_scenario, scenario_names
 from testbed.figures import load_figures
@@ -22,6 +23,8 @@ from testbed.figures import load_figures
 REFERENCE = Path(__file__).parent / "reference"
 #: what `otlab ablate` last published; see reference/proof.md
 PROOF = REFERENCE / "proof.json"
+#: what `otlab scenarios coverage` last published
+COVERAGE = REFERENCE / "attack-coverage.json"
 
 
 def requirements() -> str:
@@ -86,7 +89,12 @@ def figures() -> str:
 
 def scenarios() -> str:
     """The shipped scenarios."""
-    lines = ["# Scenarios", "", "Technique ids are ATT&CK for ICS v18.1's; see NOTICE."]
+    lines = [
+        "# Scenarios",
+        "",
+        f"{len(scenario_names())} scenarios are shipped. Technique ids are ATT&CK for ICS v18.1's; see NOTICE. Names",
+        "of assets are those of the site that a scenario is written for, or of the reference site.",
+    ]
     for name in scenario_names():
         found = load_scenario(name)
         where = "without an attacker"
@@ -105,8 +113,36 @@ def scenarios() -> str:
             f"Starts at {found.start:g} s {where}.",
             "",
         ]
-        lines += [f"1. {step.technique or 'event'} `{step.action}`" for step in found.steps]
+        if found.incident:
+            lines += [f"Follows {found.incident}.", ""]
+            lines += [f"- in dispute: {one}" for one in found.disputed]
+            lines += ([""] if found.disputed else []) + [f"Read in: {'; '.join(found.sources)}.", ""]
+        for step in found.steps:
+            also = f" ({', '.join(step.also)})" if step.also else ""
+            lines.append(f"1. {step.technique or 'event'}{also} `{step.action}`")
+        if found.goals:
+            lines.append("")
+        lines += [f"- goal: {goal.title()} ({goal.technique or 'no technique'})" for goal in found.goals]
     return "\n".join(lines) + "\n"
+
+
+def coverage() -> str:
+    """What of ATT&CK for ICS the library shows, as `otlab scenarios coverage` last published it."""
+    found = json.loads(COVERAGE.read_text(encoding="utf-8"))
+    return f"""# ATT&CK for ICS
+
+{matrix(found)}
+
+From a run of every scenario at SL 0 with seed 1 (`otlab scenarios coverage --out docs/reference/attack-coverage.json`);
+`otlab scenarios layer docs/reference/attack-coverage.json` prints it as a layer for the ATT&CK Navigator, as in
+[attack-layer.json](attack-layer.json). ATT&CK is a registered trademark of The MITRE Corporation; see NOTICE.
+"""
+
+
+def layer() -> str:
+    """The same for the ATT&CK Navigator."""
+    found = json.loads(COVERAGE.read_text(encoding="utf-8"))
+    return json.dumps(navigator_layer(found), indent=1) + "\n"
 
 
 def commands() -> str:
@@ -128,6 +164,8 @@ PAGES: dict[str, Callable[[], str]] = {
     "requirements.md": requirements,
     "figures.md": figures,
     "scenarios.md": scenarios,
+    "attack-coverage.md": coverage,
+    "attack-layer.json": layer,
     "command-line.md": commands,
 }
 

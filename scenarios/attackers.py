@@ -71,7 +71,7 @@ ADVERSARIES: dict[str, Adversary] = {
             "own time",
             "IACS, and this site's",
             "high, until in danger of being found out",
-            ("presence:control room", "account:operator1"),
+            ("presence:control room", "account:own"),
         ),
         Adversary(
             "malware",

@@ -11,13 +11,14 @@ they see plain names of the site:
       - {action: modbus_write, technique: T0836, plc: $controller, values: {$limit: $limit.high}}
 
 ``$name`` is the asset, tag, zone, conduit, switch or person; ``$tag.low``, ``$tag.high`` and ``$tag.initial`` are
-numbers of a tag, ``$asset.zone`` and ``$asset.address`` texts of an asset; ``${name}`` stands inside a longer text.
+numbers of a tag, ``$asset.zone`` and ``$asset.address`` (of a mail server, ``.domain``) are texts; ``${name}`` stands
+inside a longer text.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
@@ -26,10 +27,8 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from testbed import site as sites
 from testbed.document import Document, Route
-from testbed.site import Name, Site
+from testbed.site import Name, Site, Use
 
-#: What a tag is for, as far as its entry in the site's file and the naming of its neighbors tell.
-Use = Literal["setpoint", "measurement", "state", "actuator", "automatic", "by hand", "other"]
 Pick = Literal["first", "last", "all"] | Annotated[int, Field(ge=1)]
 
 _REFERENCE = re.compile(
@@ -59,7 +58,8 @@ class Target(TagKind):
     An asset by ``kind``, ``role``, ``zone`` (of a name or of another target), what it ``has`` (a tag), what it
     ``programs`` or ``polls`` (another target), or the essential ``function`` that it carries; a tag ``of`` another
     target; the ``zone_of`` one; the zone of a Purdue ``level``; the conduit ``between`` two; the person of ``role``
-    ``at`` a station; the switch that is ``under`` a zone. ``pick`` says which of several: in the file's order.
+    ``at`` a station or jump host (``former``: who has left); the switch that is ``under`` a zone. ``pick`` says which
+    of several: in the file's order.
     """
 
     kind: str | None = None
@@ -75,6 +75,7 @@ class Target(TagKind):
     trusted: bool | None = None
     between: tuple[Name, Name] | None = None
     at: Name | None = None
+    former: bool = False
     under: Name | None = None
     pick: Pick = "first"
 
@@ -114,6 +115,8 @@ class Found:
 def use_of(controller: sites.Controller, name: str) -> Use:
     """What a tag is for; ``NAME_AUTO`` and ``NAME_CMD`` beside an actuator NAME are its mode and command by hand."""
     tag = controller.tags[name]
+    if tag.use is not None:
+        return tag.use
     stem, _, ending = name.rpartition("_")
     if ending in ("AUTO", "CMD") and tag.writable and stem in controller.tags:
         return "automatic" if ending == "AUTO" else "by hand"
@@ -278,6 +281,8 @@ class Binding:
         found = _picked(names, target.pick, "an asset " + ", ".join(text for text, _ in wanted))
         asset = self.site.assets[found.names[0]]
         more = {"zone": asset.zone, "address": str(asset.address)}
+        if isinstance(asset, sites.MailServer):
+            more["domain"] = asset.domain
         return Found(found.names, found.several, more)
 
     def _tags(self, target: Target, asset: str) -> Found:
@@ -294,8 +299,12 @@ class Binding:
 
     def _people(self, target: Target, station: str) -> Found:
         asset = self.site.assets[station]
-        people = asset.operators if isinstance(asset, sites.Hmi) else ()
+        people: Iterable[sites.Operator | sites.FormerPerson] = ()
+        if isinstance(asset, sites.Hmi):
+            people = asset.former if target.former else asset.operators
         names = [one.name for one in people if target.role is None or one.role == target.role]
+        if isinstance(asset, sites.JumpHost):
+            names = list(asset.users)
         return _picked(names, target.pick, f"a person of role {target.role!r} at {station}")
 
     def _zones(self, names: list[str], target: Target) -> Found:

@@ -69,6 +69,8 @@ def _addresses_ordered(pair: tuple[int, int]) -> tuple[int, int]:
 
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]*$")]
+#: What a tag is for, where its entry does not show it: see ``scenarios.targets``.
+Use = Literal["setpoint", "measurement", "state", "actuator", "automatic", "by hand", "run", "reset", "other"]
 TagName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$")]
 Text = Annotated[str, Field(min_length=1)]
@@ -279,7 +281,8 @@ class Tag(Document):
     It follows a ``signal`` (a sensor of the plant's, or a switch that the plant publishes itself), drives a
     ``command`` of the plant, or neither (setpoint, mode, result). ``scale`` is engineering units per count;
     ``initial``, ``range`` (what may be written) and alarm limits are in ``unit``. ``writable`` is what the wire may
-    do, not the program.
+    do, not the program. ``use`` says what the tag is for where nothing else here does: "run" starts and stops a
+    sequence, "reset" lets go of trips.
     """
 
     table: Literal["coil", "discrete", "input", "holding"]
@@ -293,6 +296,7 @@ class Tag(Document):
     writable: bool = False
     range: Span | None = None
     alarms: Alarms | None = None
+    use: Use | None = None
     description: str = ""
 
     @model_validator(mode="after")

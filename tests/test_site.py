@@ -393,7 +393,7 @@ OPTIONAL = frozenset(
             "functions",
             "registers",
         ),
-        *("purpose", "signal", "command", "unit", "scale", "writable", "range", "alarms", "description"),
+        *("purpose", "signal", "command", "unit", "scale", "writable", "range", "alarms", "use", "description"),
         *(
             "vendor",
             "product",
