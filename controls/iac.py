@@ -13,6 +13,7 @@ from devices.accounts import Account, Accounts, User, without_code
 from devices.audit import Audit
 from devices.auth_server import AuthClient, log_in_at
 from devices.certificates import AdHoc, Issuer
+from devices.credentials import UaCredentials
 from devices.gateway import Gateway
 from devices.historian import Historian
 from devices.hmi import Hmi
@@ -25,7 +26,7 @@ from devices.plc import Plc
 from devices.remote import PORT as REMOTE_PORT
 from devices.remote import RemoteGateway, request_for
 from devices.wireless import USUAL_PASSPHRASES, Identity
-from devices.world import UaCredentials, World
+from devices.world import World
 from testbed import site as sites
 from testbed.network import Conduit, Link, Observer, Packet, Verdict
 

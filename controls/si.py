@@ -18,6 +18,7 @@ from controls.verification import Verifier, every_controller
 from devices.audit import Audit, Sink
 from devices.computer import PORT as FILE_PORT
 from devices.computer import Computer, Media
+from devices.credentials import UaCredentials
 from devices.mail import MailServer, Submission, attachments
 from devices.modbus import Access, Peer
 from devices.opcua import make_certificate
@@ -35,7 +36,7 @@ from devices.protection import (
 )
 from devices.registers import Table
 from devices.syslog import SyslogSender
-from devices.world import UaCredentials, World
+from devices.world import World
 from testbed.network import Conduit, Packet
 
 #: What protection on computers has to say to those who manage it.

@@ -20,27 +20,27 @@ from devices.auth_server import FACTORY_SECRET, AuthClient, AuthServer
 from devices.backup import BackupServer, ProgramKeeper
 from devices.boundary import Boundary, FirewallManager, Island, outer
 from devices.certificates import AdHoc, Issuer
-from devices.computer import INSTALLED, Computer, Dock, Software, installed_on
+from devices.computer import INSTALLED, Computer, Dock, Software
+from devices.credentials import UaCredentials
 from devices.disk import Disk
 from devices.gateway import Gateway
 from devices.historian import Historian
 from devices.hmi import Hmi
 from devices.inventory import Inventory, SettingsAgent, SettingsRecord
 from devices.keystore import KeyStore
-from devices.logic import compile_program
 from devices.mail import MailServer
 from devices.maintenance import Maintenance
 from devices.modbus import ModbusClient
 from devices.monitor import KnownFlow, Monitor
 from devices.name_service import NameServer, Resolver
 from devices.opcua import UaClient
-from devices.operator import Action, Operator
+from devices.operator import Operator
+from devices.outfit import install, install_computer, install_keys, install_upkeep
 from devices.permissions import Permissions
 from devices.pki import Authority, RelyingParty
-from devices.plc import PeerTags, Plc, PlcTimes
-from devices.poller import checksum_address
+from devices.plc import Plc
 from devices.portal import Portal
-from devices.power import Load, Ups, firewall_load
+from devices.power import Ups
 from devices.premises import Premises
 from devices.protection import Console, Guard, IntegrityWatch, MediaStation, Vendor
 from devices.recovery import RecoveryPlan
@@ -55,9 +55,9 @@ from devices.wiring import Wiring
 from devices.workstation import Workstation
 from testbed import site as sites
 from testbed.clock import SimLoop
-from testbed.errors import DocumentError, OtlabError, Problem
+from testbed.errors import OtlabError
 from testbed.figures import Figures
-from testbed.network import Host, Network, Switch
+from testbed.network import Network, Switch
 from testbed.plant import PlantModel, Sensor
 from testbed.plants import plant_named
 from testbed.randomness import Randomness
@@ -104,17 +104,6 @@ COMPUTERS = frozenset(
 PLACES: dict[str, Place] = {"operator": "control room", "supervisor": "control room"}
 #: A client that only listens looks after its session three times within the server's 60 s (s; assumption).
 UA_KEEP_ALIVE = 20.0
-
-
-@dataclass(slots=True)
-class UaCredentials:
-    """How one asset logs in to the OPC UA server; all None is anonymous without security."""
-
-    user: str | None = None
-    password: str | None = None
-    security: str | None = None
-    certificate: bytes | None = None
-    key: bytes | None = None
 
 
 @dataclass(slots=True)
@@ -270,12 +259,12 @@ class World:
         self._senders: dict[str, SyslogSender] = {}
         self._clients: dict[tuple[str, str], ModbusClient] = {}
         for name, asset in site.assets.items():
-            self._build_asset(name, asset)
+            install(self, name, asset)
             if asset.kind in INSTALLED:
-                self._build_computer(name, asset)
+                install_computer(self, name, asset)
         for name, asset in site.assets.items():
-            self._build_upkeep(name, asset)
-            self._build_keys(name, asset)
+            install_upkeep(self, name, asset)
+            install_keys(self, name, asset)
 
     # -- building ----------------------------------------------------------------------------------------------
 
@@ -348,243 +337,6 @@ class World:
             self.figures, self.randomness.stream("staff"), list(people.values()), on_answer=[answered]
         )
 
-    def _build_asset(self, name: str, asset: object) -> None:
-        host = self.network.hosts[name]
-        controllers = self.site.controllers()
-        match asset:
-            case sites.Controller():
-                peers = {
-                    peer: PeerTags(
-                        {tag: controllers[peer].tags[tag] for tag in what.tags},
-                        what.every,
-                        checksum_address(controllers[peer].tags.values()),
-                    )
-                    for peer, what in asset.peers.items()
-                }
-                times = PlcTimes(
-                    self.figures["plc.request_cost"],
-                    self.figures["plc.watchdog"],
-                    self.figures["plc.peer_stale_after"],
-                    self.figures["crypto.handshake"] * self.figures["crypto.plc_factor"],
-                )
-                # Controllers are not started in step: each has its own phase within the scan.
-                phase = self.randomness.stream(f"phase:{name}").uniform(0, asset.scan)
-                where = str(self.site.folder / asset.logic)
-                program = compile_program(self.site.logic(name), where)
-                plc = Plc(host, name, asset, program, self.wiring, times, self.connector(name), peers, phase)
-                unbound = plc.unbound(program)
-                if unbound:
-                    raise DocumentError(
-                        [
-                            Problem(where, 1, 1, name, f"the program has no variable for tag {tag}")
-                            for tag in unbound
-                        ]
-                    )
-                plc.on_mode.append(lambda mode: self.trace.record("plc.mode", name, mode=mode.name.lower()))
-                self.plcs[name] = plc
-            case sites.Hmi():
-                self._build_hmi(host, name, asset)
-            case sites.AuthServer():
-                self.auth_servers[name] = AuthServer(
-                    host,
-                    name,
-                    self.account_store(name),
-                    asset.port,
-                    self.figures["auth.request_cost"],
-                    self.figures["auth.backlog"],
-                )
-            case sites.NameServer():
-                names = {other: described.address for other, described in self.site.assets.items()}
-                self.name_servers[name] = NameServer(
-                    host, name, names, self.figures["names.lifetime"], asset.port
-                )
-            case sites.FirewallManager():
-                self.firewall_managers[name] = FirewallManager(host, name, self.boundaries, asset.port)
-            case sites.OpcUaServer():
-                self.gateways[name] = Gateway(host, name, asset, controllers, self.connector(name))
-            case sites.Historian():
-                exposed = self.site.assets[asset.server]
-                assert isinstance(exposed, sites.OpcUaServer)
-                tags = [tag for tags in exposed.exposes.values() for tag in tags]
-                self.historians[name] = Historian(
-                    host, name, tags, asset.interval, self.ua_connector(name, asset.server)
-                )
-            case sites.Workstation():
-                self.workstations[name] = Workstation(host, name, self.connector(name))
-                if self._remotely_used(name):
-                    self.session_services[name] = SessionService(self.workstations[name], controllers)
-            case sites.Monitor():
-                links = [
-                    self.network.zones[tap] if tap in self.network.zones else self.network.conduits[tap]
-                    for tap in asset.taps
-                ]
-                self.monitors[name] = Monitor(
-                    host, name, links, self.baseline(), ranges=self.register_ranges()
-                )
-            case sites.Siem():
-                siem = self.siems[name] = Siem(host, name, port=asset.port)
-                self.archives[name] = AuditLog(
-                    name, self.clocks[name], self.figures["audit.capacity.archive"], say=siem.audit
-                )
-            case sites.TimeServer():
-                # A satellite receiver shows the right time, whatever its quartz does.
-                right = Clock(self.loop.time, self.site.epoch.timestamp())
-                self.clocks[name] = right
-                self.time_servers[name] = TimeServer(host, name, right)
-            case sites.JumpHost() if asset.targets:
-                targets = {target: self.site.assets[target].address for target in asset.targets}
-                self.remote_gateways[name] = RemoteGateway(host, name, targets, asset.capacity)
-                self.remote_users.update((user, RemoteUser(user, user)) for user in asset.users)
-            case sites.AccessPoint():
-                self.access_points[name] = AccessPoint(
-                    host, name, asset.network, self.air, self.randomness.stream(f"radio:{name}")
-                )
-            case sites.MobileDevice():
-                self.stations[name] = Station(host, self.air, self.randomness.stream(f"radio:{name}"))
-            case sites.CellularRouter():
-                self.network.zone(asset.carrier, str(asset.network), trusted=False)
-                self.cellular_routers[name] = CellularRouter(host, name, asset.carrier)
-            case sites.MailServer():
-                self.mail_servers[name] = MailServer(host, name, asset.domain, list(asset.mailboxes))
-            case _:
-                pass  # office PCs and jump hosts are places to be, with no program of their own
-
-    def _build_computer(self, name: str, asset: sites.Asset) -> None:
-        computer = Computer(self.network.hosts[name], name, self.software)
-        for application in installed_on(asset.kind, asset.product, asset.firmware):
-            computer.install(application)
-        computer.on_removed.append(
-            lambda program: self.trace.record("response", name, what=f"malware {program} removed")
-        )
-        self.computers[name] = computer
-
-    def _remotely_used(self, workstation: str) -> bool:
-        return any(
-            isinstance(asset, sites.JumpHost) and workstation in asset.targets
-            for asset in self.site.assets.values()
-        )
-
-    def _build_upkeep(self, name: str, asset: object) -> None:
-        """What keeps the other devices going, or a record of them; they exist by now."""
-        host, assets = self.network.hosts[name], self.site.assets
-        match asset:
-            case sites.Controller():
-                plc = self.plcs[name]
-                self.settings_agents[name] = SettingsAgent(
-                    host, plc.audit, asset.product, asset.firmware, plc.maintain
-                )
-            case sites.Workstation():
-                self.keepers[name] = ProgramKeeper(
-                    self.workstations[name],
-                    {plc: self.site.logic(plc) for plc in asset.programs},
-                    {
-                        other: server.address
-                        for other, server in assets.items()
-                        if isinstance(server, sites.BackupServer) and server.station == name
-                    },
-                    lambda plc, source: self.plcs[plc].misfit(source),
-                )
-                agents = {plc: assets[plc].address for plc in asset.programs}
-                record = SettingsRecord(host, agents, self.network.conduits)
-                inventory = Inventory(host, self._plugged_in, agents)
-                self.settings_records[name], self.inventories[name] = record, inventory
-                for findings in (self.keepers[name].on_finding, record.on_finding, inventory.on_finding):
-                    findings.append(
-                        lambda about, what: self.trace.record("finding", name, what=f"{about}: {what}")
-                    )
-                record.on_corrected.append(
-                    lambda about: self.trace.record("response", name, what=f"settings of {about} put right")
-                )
-                inventory.on_finding.append(
-                    lambda about, _what: self.workstations[name].audit("device.unknown", peer=about)
-                )
-            case sites.BackupServer():
-                self.backup_servers[name] = BackupServer(host, name, asset.port)
-            case sites.Ups():
-                self.upses[name] = Ups(name, self.loop, asset.minutes)
-                self.upses[name].loads.extend(self._load(fed) for fed in asset.feeds)
-            case _:
-                pass
-
-    def _build_keys(self, name: str, asset: object) -> None:
-        """Certificates, secrets of programs, and what people read over the web."""
-        host = self.network.hosts[name]
-        self.keystores[name] = store = KeyStore(host)
-        match asset:
-            case sites.Historian():
-                credentials = self.seams.ua_credentials
-
-                def password() -> bytes | None:
-                    found = credentials.get(name, UaCredentials()).password
-                    return found.encode() if found is not None else None
-
-                store.keep("password", password)
-                if asset.portal is not None:
-                    self.portals[name] = Portal(
-                        self.historians[name],
-                        asset.portal,
-                        self.stream(f"export key:{name}").randbytes(16),
-                        lambda tag, value: self._request_setpoint(name, asset.server, tag, value),
-                        lambda: self._portal_settings(name, asset.server),
-                    )
-            case sites.CertificateAuthority():
-                figures = self.figures
-                self.authorities[name] = Authority(
-                    host,
-                    name,
-                    self.site.name,
-                    self.site.epoch,
-                    asset.port,
-                    figures["pki.validity"],
-                    figures["pki.list_life"],
-                    self.randomness,
-                )
-            case sites.Workstation():
-                for old in asset.predecessors:
-                    self.old_disks[old] = disk = Disk()
-                    for plc in asset.programs:
-                        disk.write(f"projects/{plc}.st", self.site.logic(plc).encode())
-            case _:
-                pass
-
-    async def _request_setpoint(self, name: str, server: str, tag: str, value: float) -> str | None:
-        """Write through the OPC UA server as the historian's own account; why not, or None."""
-        client = self.ua_connector(name, server)()
-        try:
-            refusal = await client.connect() or await client.write(tag, value)
-        except (OSError, OtlabError) as error:  # no answer, or a tag that the server does not have
-            return str(error)
-        finally:
-            await client.disconnect()
-        return refusal.status if refusal is not None else None
-
-    def _portal_settings(self, name: str, server: str) -> dict[str, str]:
-        mine = self.seams.ua_credentials.get(name, UaCredentials())
-        shown = self.keystores[name].export("password")
-        return {
-            "server": f"opc.tcp://{self.site.assets[server].address}:{port_of(self.site.assets[server])}",
-            "user": str(mine.user),
-            "password": shown.decode() if shown is not None else "(in hardware)" if mine.password else "None",
-        }
-
-    def _plugged_in(self) -> list[tuple[str, str, str]]:
-        """What the switches' tables show: (name, zone, address) of every host of the site's own zones."""
-        return [
-            (host.name, zone, host.address)
-            for zone in self.site.zones
-            for host in self.network.zones[zone].hosts
-        ]
-
-    def _load(self, name: str) -> Load:
-        if name in self.network.conduits:
-            return firewall_load(
-                self.network.conduits[name],
-                self.figures["power.firewall_boot"],
-                self.figures["power.firewall_rules"],
-            )
-        figure = "power.station_restart" if name in self.hmis else "power.controller_restart"
-        return Load(name, lambda: self.switch_off(name), lambda: self.switch_on(name), self.figures[figure])
-
     def switch_off(self, name: str) -> None:
         """A controller or a station loses power."""
         if name in self.plcs:
@@ -614,36 +366,6 @@ class World:
                 self.operators[name].resume()
         if name in self.log_services:
             self.log_services[name].start()
-
-    def _build_hmi(self, host: Host, name: str, asset: sites.Hmi) -> None:
-        servers = [
-            (server.address, server.port)
-            for server in self.site.assets.values()
-            if isinstance(server, sites.NameServer) and name in server.serves
-        ]
-        if servers:
-            self.resolvers[name] = Resolver(
-                host, servers, self.randomness.stream(f"names:{name}"), self.figures["names.timeout"]
-            )
-        hmi = Hmi(host, name, asset, self.site.controllers(), self.connector(name), asset.stale_after)
-        self.hmis[name] = hmi
-        if asset.terminal is not None:
-            self.terminals[name] = OperatorTerminal(hmi, asset.terminal, self.figures["accounts.verify_time"])
-        responses = {
-            key: [Action(step.tag, step.value) for step in steps] for key, steps in asset.responses.items()
-        }
-        for person in asset.operators:
-            if person.role != "operator" or self.operators:
-                continue  # one person at the screen; others have accounts
-            self.operators[name] = Operator(
-                hmi,
-                person.name,
-                self.figures,
-                self.randomness.stream(f"operator:{person.name}"),
-                self.trace,
-                responses,
-                self.site.epoch.timestamp(),
-            )
 
     # -- connecting --------------------------------------------------------------------------------------------
 

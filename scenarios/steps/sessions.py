@@ -15,10 +15,11 @@ from pydantic import Field
 from controls.iac import SHARED
 from devices.accounts import one_time_code
 from devices.ciphers import break_repeating_key
+from devices.credentials import UaCredentials
 from devices.opcua import UaClient, make_certificate
 from devices.opcua_model import SIGN_AND_ENCRYPT
 from devices.portal import COOKIE, HEADER, Browser, page_of, rows_in
-from devices.world import UaCredentials, World
+from devices.world import World
 from scenarios.attack import Attack, Seconds, Step
 from testbed import site as sites
 from testbed.network import Host, Link, Packet
