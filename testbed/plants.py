@@ -6,9 +6,11 @@ import random
 from collections.abc import Mapping
 from typing import Protocol
 
+from testbed.boiler import Boiler
 from testbed.errors import UnknownNameError
 from testbed.plant import PlantModel
 from testbed.quadruple_tank import QuadrupleTank
+from testbed.reactor import Reactor
 from testbed.water import WaterPlant
 
 
@@ -20,7 +22,12 @@ class PlantFactory(Protocol):
     ) -> PlantModel: ...
 
 
-PLANTS: Mapping[str, PlantFactory] = {"water": WaterPlant, "quadruple_tank": QuadrupleTank}
+PLANTS: Mapping[str, PlantFactory] = {
+    "boiler": Boiler,
+    "reactor": Reactor,
+    "water": WaterPlant,
+    "quadruple_tank": QuadrupleTank,
+}
 
 
 def plant_named(
