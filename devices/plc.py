@@ -50,7 +50,7 @@ from devices.modbus import (
     execute,
     server_protocol,
 )
-from devices.poller import TagPoller, checksum, checksum_address
+from devices.poller import TagPoller, checksum, checksum_address, unused
 from devices.registers import FILE_RECORDS, MemoryFiles, RegisterBank, Table
 from devices.wiring import TRIP, Wiring
 from testbed.errors import DocumentError
@@ -246,6 +246,8 @@ class Plc:
                 self._settable.append(name)
             if not tag.writable or tag.command is not None:
                 self._driven.append(name)
+        for table, start, count in unused(tags.values()):
+            bank.define(table, start, count, writable=False)
         bank.define(Table.INPUT, SYSTEM, 7, writable=False)
         bank.define(Table.HOLDING, SYSTEM, 2 + SIGNATURE_REGISTERS, [1, *[0] * (1 + SIGNATURE_REGISTERS)])
         bank.write(Table.INPUT, SYSTEM, (int(self.mode),))

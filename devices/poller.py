@@ -23,6 +23,22 @@ def checksum(registers: Sequence[int]) -> int:
     return crc_hqx(struct.pack(f">{len(registers)}H", *registers), 0xFFFF)
 
 
+def unused(tags: Iterable[Tag]) -> list[tuple[Table, int, int]]:
+    """Table, first address and count of the small gaps between tags that readers read along with them.
+
+    Input registers have none: a controller's are whole, for the checksum behind them.
+    """
+    gaps: list[tuple[Table, int, int]] = []
+    ends: dict[Table, int] = {}
+    for tag in sorted(tags, key=lambda tag: tag.address):
+        table = Table(tag.table)
+        end = ends.get(table, tag.address)
+        if table is not Table.INPUT and 0 < tag.address - end <= GAP:
+            gaps.append((table, end, tag.address - end))
+        ends[table] = tag.address + tag.words
+    return gaps
+
+
 @dataclass(frozen=True, slots=True)
 class _Read:
     table: Table
