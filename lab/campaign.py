@@ -8,25 +8,22 @@ and a campaign that was stopped goes on where it was.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, as_completed
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from controls.catalogue import SecurityLevels
-from controls.selection import Selection, select
+from controls.selection import Selection
 from results.metrics import measure
 from results.rows import Row
 from results.store import RowStore, content_key
 from scenarios.experiment import Experiment, RunRecord, run
 from testbed.errors import RunError
 
-#: What rows are measured against: no control at all.
-NOTHING = select(SecurityLevels.uniform(0))
 PACKAGES = ("testbed", "devices", "controls", "scenarios", "results")
 
 
@@ -58,21 +55,23 @@ class Campaign:
                     for attacker in self.attackers:
                         yield self.experiment(selection, scenario, seed, attacker)
 
-    def twins(self) -> Iterator[Experiment]:
-        """Every attack-free experiment that rows are measured against, the base included."""
-        for selection in dict.fromkeys((NOTHING, *self.profiles)):
-            for seed in self.seeds:
-                yield self.experiment(selection, None, seed)
-
-    def base(self, seed: int) -> Experiment:
-        """No attack and no controls: what every row of this seed is measured against."""
-        return self.experiment(NOTHING, None, seed)
-
     @property
     def runs(self) -> int:
         """Runs that a complete campaign takes."""
-        attacks = len(self.scenarios) * len(self.attackers)
-        return len(list(self.twins())) + len(self.profiles) * len(self.seeds) * attacks
+        return runs_of(list(self.experiments()))
+
+
+def twins_of(experiments: Iterable[Experiment]) -> list[Experiment]:
+    """The attack-free runs that rows of ``experiments`` are measured against, those without controls first."""
+    every = list(experiments)
+    return list(
+        dict.fromkeys([*(one.without_controls() for one in every), *(one.without_attack() for one in every)])
+    )
+
+
+def runs_of(experiments: Sequence[Experiment]) -> int:
+    """Runs that it takes to measure ``experiments``, those that they are measured against included."""
+    return len(twins_of(experiments)) + sum(1 for one in experiments if one.scenario is not None)
 
 
 @cache
@@ -121,45 +120,75 @@ def perform(
     workers: int,
     progress: Callable[[], None] = lambda: None,
 ) -> list[Row]:
-    """Run what ``store`` lacks and return every row of the campaign, in a fixed order.
+    """Run what ``store`` lacks of ``campaign`` and return every row, as ``complete`` does."""
+    return complete(list(campaign.experiments()), store, Processes(workers), progress)
 
-    ``progress`` is called once for each of ``campaign.runs``. Raises RunError when a worker process dies; what was
+
+def complete(
+    wanted: Sequence[Experiment],
+    store: RowStore,
+    pool: Pool,
+    progress: Callable[[], None] = lambda: None,
+) -> list[Row]:
+    """Run what ``store`` lacks and return the rows of ``wanted`` in its order.
+
+    ``progress`` is called once for each of ``runs_of(wanted)``. Raises RunError when a worker process dies; what was
     finished by then is in the store.
     """
-    wanted = list(campaign.experiments())
     keys = {experiment: key_of(experiment) for experiment in wanted}
     rows = {experiment: row for experiment in wanted if (row := store.get(keys[experiment])) is not None}
     missing = [experiment for experiment in wanted if experiment not in rows]
-    needed = [
-        twin for twin in campaign.twins() if any(twin.seed == experiment.seed for experiment in missing)
-    ]
-    for _ in range(campaign.runs - len(needed) - sum(1 for one in missing if one.scenario is not None)):
+    needed = twins_of(missing)
+    for _ in range(runs_of(wanted) - runs_of(missing)):
         progress()
     if missing:
         records: dict[Experiment, RunRecord] = {}
         quiet = [experiment for experiment in missing if experiment.scenario is None]
         try:
-            for (twin,), record in run_all(_record, [(one,) for one in needed], workers, progress):
+            for (twin,), record in pool.run(_record, [(one,) for one in needed], progress):
                 records[twin] = record
         finally:  # whatever interrupts: what is measured is kept
             for experiment in quiet:
-                base = campaign.base(experiment.seed)
+                base = experiment.without_controls()
                 if experiment in records and base in records:
                     rows[experiment] = measure(records[experiment], records[experiment], records[base])
                     store.put(keys[experiment], rows[experiment])
         attacked = [
-            (
-                experiment,
-                records[experiment.without_attack()],
-                records[campaign.base(experiment.seed)],
-            )
+            (experiment, records[experiment.without_attack()], records[experiment.without_controls()])
             for experiment in missing
             if experiment.scenario is not None
         ]
-        for (experiment,), row in run_all(_row, attacked, workers, progress):
+        for (experiment,), row in pool.run(_row, attacked, progress):
             rows[experiment] = row
             store.put(keys[experiment], row)
     return [rows[experiment] for experiment in wanted]
+
+
+class Pool(Protocol):
+    """Where runs are computed."""
+
+    def run(
+        self,
+        function: Callable[..., Any],
+        arguments: Sequence[tuple[Any, ...]],
+        progress: Callable[[], None],
+    ) -> Iterator[tuple[Any, Any]]:
+        """Yield (the experiments among the arguments, result) as results come in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """Processes of this machine, as many as ``workers``; one is this process itself."""
+
+    workers: int
+
+    def run(
+        self,
+        function: Callable[..., Any],
+        arguments: Sequence[tuple[Any, ...]],
+        progress: Callable[[], None],
+    ) -> Iterator[tuple[Any, Any]]:
+        return run_all(function, arguments, self.workers, progress)
 
 
 def run_all(
@@ -171,7 +200,7 @@ def run_all(
     """Yield (arguments, result) as results come in."""
     if workers == 1 or len(arguments) < 2:
         for one in arguments:
-            yield _key(one), function(*one)
+            yield experiments_among(one), function(*one)
             progress()
         return
     from loky import get_reusable_executor
@@ -183,7 +212,7 @@ def run_all(
         for one in arguments:
             running[executor.submit(function, *one)] = one
         for future in as_completed(running):
-            yield _key(running[future]), future.result()
+            yield experiments_among(running[future]), future.result()
             progress()
     except BrokenProcessPool as error:
         raise RunError(
@@ -196,6 +225,6 @@ def run_all(
         raise
 
 
-def _key(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+def experiments_among(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     """The hashable part of a call's arguments: experiments are, records are not."""
     return tuple(argument for argument in arguments if isinstance(argument, Experiment))

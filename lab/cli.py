@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lab import scenario_commands
+from lab import campaign_commands, scenario_commands
 from testbed.errors import OtlabError
 
 if TYPE_CHECKING:
@@ -267,7 +267,9 @@ def compare(
         save_bytes(out / f"{name}.png", figures.png(figure))
     save_text(out / "rows.jsonl", "".join(json.dumps(row.to_dict(), sort_keys=True) + "\n" for row in rows))
     titles = {name: load_scenario(name, described).title for name in names}
-    titles |= {f"{name} by {who}": f"{title}, by {who}" for name, title in titles.items() for who in attackers}
+    titles |= {
+        f"{name} by {who}": f"{title}, by {who}" for name, title in titles.items() for who in attackers
+    }
     command = shlex.join(["otlab", *sys.argv[1:]])
     report.write_report(
         out / "report.html",
@@ -576,6 +578,7 @@ def _progress(title: str) -> Iterator[tuple[Callable[[], None], Callable[[int], 
 
 
 main.add_command(scenario_commands.scenarios)
+main.add_command(campaign_commands.campaign)
 
 if __name__ == "__main__":
     main()

@@ -42,6 +42,8 @@ from testbed.trace import Trace
 #: - ``recovered`` (source: the asset; ``seconds`` since it was lost): it does its work again, in its known state
 #: - ``finding`` (source: who found it; ``what``): a review, test or scan showed a weakness before anybody used it
 MARKS = frozenset({"disclosed", "task", "response", "recovered", "finding"})
+#: The profile's name where nothing is in force.
+NOTHING = "SL 0"
 #: Seconds between two looks at whether controls are at work, finer than any repair and cheap.
 LEVELS_EVERY = 60.0
 #: Seconds that devices get to connect before anything is judged.
@@ -107,6 +109,12 @@ class Experiment:
     def without_attack(self) -> Experiment:
         """The twin: the same in every other respect."""
         return replace(self, scenario=None, attacker=None)
+
+    def without_controls(self) -> Experiment:
+        """What every run of its site and seed is measured against: no attack, and nothing in force."""
+        return replace(
+            self.without_attack(), requirements=(), profile=NOTHING, compensating=(), maturity=None
+        )
 
     def key(self) -> dict[str, Any]:
         """What the run depends on, as plain data."""

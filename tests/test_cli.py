@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from lab.campaign import NOTHING, Campaign, perform
+from controls.catalogue import SecurityLevels
+from controls.selection import select
+from lab.campaign import Campaign, perform
 from results.store import RowStore
 
 ROOT = Path(__file__).parent.parent
@@ -187,7 +189,7 @@ def test_compare_writes_a_report_of_its_own_and_runs_nothing_twice(tmp_path: Pat
 
 
 def campaign(scenario: str, seeds: int = 1) -> Campaign:
-    return Campaign("water", (scenario,), (NOTHING,), tuple(range(1, seeds + 1)), 90.0)
+    return Campaign("water", (scenario,), (select(SecurityLevels.uniform(0)),), tuple(range(1, seeds + 1)), 90.0)
 
 
 def test_workers_and_one_process_give_the_same_rows(tmp_path: Path) -> None:
@@ -201,11 +203,13 @@ KILLED = """
 import os, signal
 from pathlib import Path
 
-from lab.campaign import NOTHING, Campaign, perform
+from controls.catalogue import SecurityLevels
+from controls.selection import select
+from lab.campaign import Campaign, perform
 from results.store import RowStore
 from testbed.errors import RunError
 
-plan = Campaign("water", ("quick.yaml",), (NOTHING,), (1, 2, 3), 90.0)
+plan = Campaign("water", ("quick.yaml",), (select(SecurityLevels.uniform(0)),), (1, 2, 3), 90.0)
 killed = []
 
 def kill_the_workers():
