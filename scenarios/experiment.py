@@ -251,6 +251,10 @@ def _watch_goals(world: World, watch: FunctionWatch, scenario: Scenario | None) 
     if scenario is None or not scenario.goals:
         return None
     missing = {name: _not(one.available) for name, one in watch.watches.items()}
+    inside = [one.available for one in watch.unsafe.values()]
+    missing["envelope"] = lambda: not all(look() for look in inside)
+    made = world.site.essential_functions.production
+    missing["production"] = lambda: world.plant.value(made.signal) < made.expected / 2
     goals = GoalWatch(world, scenario.goals, missing)
     goals.start(max(WARM_UP, scenario.start))
     return goals

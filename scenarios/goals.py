@@ -26,14 +26,16 @@ PERIOD = 1.0
 class Goal(Document):
     """One effect: exactly one of the ways below to say it, held for ``lasting`` s together.
 
-    ``lost``: an essential function is not there; ``signal`` of the plant ``above`` or ``below`` a value (SI);
+    ``lost``: an essential function is not there (production: less than half of what is expected); ``unsafe``: any
+    signal of the safe envelope is outside it; ``signal`` of the plant ``above`` or ``below`` a value (SI);
     ``trip``: the safety system tripped a target, or any; ``off``: an asset has no power or has shut down;
     ``stopped``: a controller does not run its logic; ``disclosed``: so many items reached somebody whom they are not
     for; ``blind``: the display of a tag at a station is off from what the plant really does by more than ``above``.
     """
 
     technique: Technique | None = None
-    lost: Literal["view", "control", "safety"] | None = None
+    lost: Literal["view", "control", "safety", "production"] | None = None
+    unsafe: Literal["any"] | None = None
     signal: Text | None = None
     above: float | None = None
     below: float | None = None
@@ -49,6 +51,7 @@ class Goal(Document):
     def _one_way(self) -> Goal:
         ways = {
             "lost": self.lost,
+            "unsafe": self.unsafe,
             "signal": self.signal,
             "trip": self.trip,
             "off": self.off,
@@ -69,6 +72,8 @@ class Goal(Document):
         """The goal in a few words."""
         if self.lost is not None:
             return f"{self.lost} lost for {self.lasting:g} s"
+        if self.unsafe is not None:
+            return f"outside the safe envelope for {self.lasting:g} s"
         if self.signal is not None:
             side = f"above {self.above:g}" if self.above is not None else f"below {self.below:g}"
             return f"{self.signal} {side}" + (f" for {self.lasting:g} s" if self.lasting else "")
@@ -131,6 +136,8 @@ class GoalWatch:
         world = self.world
         if goal.lost is not None:
             return self._lost[goal.lost]
+        if goal.unsafe is not None:
+            return self._lost["envelope"]
         if goal.signal is not None:
             value, signal = world.plant.value, goal.signal
             if goal.above is not None:

@@ -166,7 +166,9 @@ class Binding:
             return value
         whole = _REFERENCE.fullmatch(value)
         if whole is not None:
-            return self._value(whole["braced"] or whole["bare"], route)
+            found = self._value(whole["braced"] or whole["bare"], route)
+            # In braces it is text, whatever it is.
+            return f"{found:g}" if whole["braced"] and isinstance(found, float) else found
         return _REFERENCE.sub(lambda one: str(self._value(one["braced"] or one["bare"], route)), value)
 
     def _key(self, key: str, route: Route) -> str:

@@ -69,6 +69,7 @@ async def _run(attack: Attack, step: Step, malware: Malware, process: Process) -
         return  # one copy is enough, as real worms see to
     infected[here] = process.program.name
     attack = replace(attack, attacker=process.computer.host)  # from now on it is this machine that acts
+    attack.gain(f"host:{here}")
     attack.note(step, "done", target=here, what="runs")
     parts = [_act(attack, step, malware, process)]
     if malware.spreads:
