@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from devices.analyst import Analyst
 from devices.auditlog import AuditLog
 from devices.auth_server import AuthServer
 from devices.backup import BackupServer, ProgramKeeper
@@ -18,6 +19,7 @@ from devices.disk import Disk
 from devices.gateway import Gateway
 from devices.historian import Historian
 from devices.hmi import Hmi
+from devices.incidents import IncidentDesk
 from devices.inventory import Inventory, SettingsAgent, SettingsRecord
 from devices.keystore import KeyStore
 from devices.logic import compile_program
@@ -32,6 +34,7 @@ from devices.portal import Portal
 from devices.power import Load, Ups, firewall_load
 from devices.remote import CellularRouter, RemoteGateway, RemoteUser, SessionService
 from devices.siem import Siem
+from devices.sigma import load as load_rules
 from devices.terminal import OperatorTerminal
 from devices.timekeeping import Clock, TimeServer
 from devices.wireless import AccessPoint, Station
@@ -120,8 +123,20 @@ def install(world: World, name: str, asset: object) -> None:
             )
         case sites.Siem():
             siem = world.siems[name] = Siem(host, name, port=asset.port)
+            if asset.rules:
+                siem.rules = (*siem.rules, *load_rules(world.site.folder / file for file in asset.rules))
             world.archives[name] = AuditLog(
                 name, world.clocks[name], world.figures["audit.capacity.archive"], say=siem.audit
+            )
+            desk = world.desks[name] = IncidentDesk(world.figures["soc.window"], world.name_of)
+            siem.on_alert.append(desk.take)
+            world.analysts[name] = Analyst(
+                host,
+                desk,
+                world.figures,
+                world.stream(f"analyst:{name}"),
+                world.trace,
+                lambda incident: any(world.maintenance.open_at(alert.time) for alert in incident.alerts),
             )
         case sites.TimeServer():
             # A satellite receiver shows the right time, whatever its quartz does.

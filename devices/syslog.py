@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from devices.events import Shape, from_json, to_json
 from testbed.network import Host
 
 PORT = 514
@@ -55,6 +56,7 @@ SEVERITY = {
     "modbus.malformed": 4,
     "peer.bad": 4,
     "plc.fault": 3,
+    "process.alert": 4,
     "plc.mode": 5,
     "program.loaded": 4,
     "override.granted": 5,
@@ -92,7 +94,7 @@ _TIMESTAMP = (
 )
 _MESSAGE = re.compile(
     rb"<(0|[1-9]\d{0,2})>1 (-|" + _TIMESTAMP + rb") ([!-~]{1,255}) [!-~]{1,48} [!-~]{1,128} ([!-~]{1,32})"
-    rb" (-|(?:" + _SD_ELEMENT + rb")+)(?: .*)?",
+    rb" (-|(?:" + _SD_ELEMENT + rb")+)(?: (.*))?",
     re.DOTALL,
 )
 _PARAMS = re.compile(_SD_PARAM, re.DOTALL)
@@ -110,18 +112,25 @@ class Message:
     data: dict[str, str]
 
 
-def encode(source: str, kind: str, data: dict[str, Any], timestamp: datetime | None) -> bytes:
-    """One RFC 5424 message; a value of None is left out.
+def encode(
+    source: str, kind: str, data: dict[str, Any], timestamp: datetime | None, shape: Shape | None = None
+) -> bytes:
+    """One RFC 5424 message; a value of None is left out. With ``shape``, JSON in its text takes the data's place.
 
     ``source``, ``kind`` and the names in ``data`` are of this project and fit the RFC as they are (ASCII without
     spaces, a kind and a name of at most 32 characters); values may be any text. ``timestamp`` is aware, None where
     the device has no time to give.
     """
-    priority = FACILITY + SEVERITY.get(kind, INFORMATIONAL)
+    severity = SEVERITY.get(kind, INFORMATIONAL)
+    priority = FACILITY + severity
     params = "".join(f' {name}="{_escape(str(value))}"' for name, value in data.items() if value is not None)
     stamp = "-"
     if timestamp is not None:
         stamp = timestamp.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    if shape is not None:
+        text = f"<{priority}>1 {stamp} {source} otlab - {kind} - "
+        told = to_json(shape, source, kind, data, stamp if timestamp is not None else None, severity)
+        return text.encode() + told
     text = f"<{priority}>1 {stamp} {source} otlab - {kind} [{SD_ID}{params}]"
     return text.encode("utf-8", "replace")
 
@@ -138,6 +147,10 @@ def decode(raw: bytes) -> Message | None:
         }
     except UnicodeDecodeError:
         return None
+    if found[5] == b"-" and found[6] is not None and (told := from_json(found[6])) is not None:
+        if told[0].encode("utf-8", "replace") != found[4]:
+            return None  # header and text tell different events
+        data = told[1]
     header = (found[2], found[3], found[4])
     timestamp, source, kind = (field.decode("ascii") for field in header)
     return Message(int(found[1]) % 8, timestamp, source, kind, data)
@@ -167,6 +180,8 @@ class SyslogSender:
         self.clock: Callable[[], float] | None = None
         #: messages carry a time stamp
         self.stamps = True
+        #: how the data of a message is written: structured data, or JSON in its text
+        self.shape: Shape | None = None
         #: what goes with a message to show whose it is: (source, kind, data, time stamp) -> more data
         self.mark: Callable[[str, str, dict[str, Any], float | None], dict[str, Any]] | None = None
         #: events that need not be sent: (kind, data) -> left out
@@ -212,7 +227,7 @@ class SyslogSender:
         stamp = to_datetime(time) if self.stamps else None
         if self.mark is not None:
             data = {**data, **self.mark(source, kind, data, time if self.stamps else None)}
-        raw = encode(source, kind, data, stamp)
+        raw = encode(source, kind, data, stamp, self.shape)
         if self.seal is not None:
             raw = self.seal(raw)
         if self.delay > 0:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from devices.account_office import AccountOffice
 from devices.accounts import Accounts
+from devices.analyst import Analyst
 from devices.audit import Audit
 from devices.auditlog import AuditLog, Keyring, LogMender, LogService
 from devices.auth_server import FACTORY_SECRET, AuthClient, AuthServer
@@ -26,6 +27,7 @@ from devices.disk import Disk
 from devices.gateway import Gateway
 from devices.historian import Historian
 from devices.hmi import Hmi
+from devices.incidents import IncidentDesk
 from devices.inventory import Inventory, SettingsAgent, SettingsRecord
 from devices.keystore import KeyStore
 from devices.mail import MailServer
@@ -163,6 +165,9 @@ class World:
         self.workstations: dict[str, Workstation] = {}
         self.monitors: dict[str, Monitor] = {}
         self.siems: dict[str, Siem] = {}
+        #: incidents that each SIEM's alerts make, and who looks into them
+        self.desks: dict[str, IncidentDesk] = {}
+        self.analysts: dict[str, Analyst] = {}
         self.operators: dict[str, Operator] = {}
         #: operating systems by asset, what programs do on them, and each zone's maintenance port
         self.software = Software()
@@ -257,6 +262,7 @@ class World:
         self.boundary_audits.update((name, one.audit) for name, one in self.boundaries.items())
         self.island = self._build_island()
         self._senders: dict[str, SyslogSender] = {}
+        self._names_by_address = {str(asset.address): name for name, asset in site.assets.items()}
         self._clients: dict[tuple[str, str], ModbusClient] = {}
         for name, asset in site.assets.items():
             install(self, name, asset)
@@ -425,6 +431,8 @@ class World:
                 delay=self.figures["siem.forward_delay"],
             )
             self._senders[asset].clock, self._senders[asset].stamps = self.clocks[asset], False
+            kind = self.site.assets[asset].kind if asset in self.site.assets else ""
+            self._senders[asset].shape = "ocsf" if kind == "monitor" else "ecs" if kind in COMPUTERS else None
         return self._senders[asset]
 
     def account_store(self, asset: str) -> Accounts:
@@ -557,6 +565,10 @@ class World:
         plc = self.plcs.get(asset)
         return plc.seams.port if plc is not None and documented == plc.asset.port else documented
 
+    def name_of(self, address: str) -> str:
+        """The asset that has an address; what is no asset's address stays as it is."""
+        return self._names_by_address.get(address, address)
+
     def programmers(self, plc: str) -> frozenset[str]:
         """Addresses of the workstations whose documented task it is to load the logic of ``plc``."""
         return frozenset(
@@ -618,6 +630,8 @@ class World:
         self.loop.wake(0.0, self._advance, 1)
         for siem in self.siems.values():
             siem.start()
+        for analyst in self.analysts.values():
+            analyst.start()
         for time_server in self.time_servers.values():
             time_server.start()
         for time_client in self.time_clients.values():

@@ -14,6 +14,7 @@ import click
 
 from controls.catalogue import FOUNDATIONAL, FR_TITLES, catalogue
 from controls.profiles import CHECKS, CONTROLS, NEEDS
+from devices.sigma import shipped
 from lab.cli import main as command
 from lab.coverage import matrix, navigator_layer
 from lab.requirements import attacks_met, seams_of, what_it_does
@@ -145,6 +146,28 @@ def layer() -> str:
     return json.dumps(navigator_layer(found), indent=1) + "\n"
 
 
+def sigma_rules() -> str:
+    """The SIEM's rules as a table."""
+    lines = [
+        "# Detection rules",
+        "",
+        f"{len(shipped())} rules raise alerts at the SIEM, as Sigma files in `devices/data/sigma`. Severity: 1 low to 4",
+        "critical. A site adds its own with `rules:` on its SIEM; `otlab siem check FILE` checks them.",
+        "",
+        "| rule | severity | when | event | technique |",
+        "|---|---|---|---|---|",
+    ]
+    for one in shipped():
+        when = "each event"
+        if one.correlation is not None:
+            kind = one.correlation.kind.lower().replace("_", " ")
+            count = f", {one.correlation.most} of them" if one.correlation.most is not None else ""
+            when = f"{kind}{count} within {one.correlation.span:g} s"
+        about = ", ".join(f"`{kind}`" for kind in sorted(one.kinds or ()))
+        lines.append(f"| {one.title} | {one.severity} | {when} | {about} | {' '.join(one.techniques)} |")
+    return "\n".join(lines) + "\n"
+
+
 def commands() -> str:
     """Help of every command."""
     lines = ["# Command line", ""]
@@ -166,6 +189,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "scenarios.md": scenarios,
     "attack-coverage.md": coverage,
     "attack-layer.json": layer,
+    "sigma-rules.md": sigma_rules,
     "command-line.md": commands,
 }
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lab.groups import Group
 from testbed.errors import OtlabError
 
 if TYPE_CHECKING:
@@ -21,18 +22,7 @@ if TYPE_CHECKING:
     from scenarios.experiment import Experiment
 
 
-class _Group(click.Group):
-    """Says what a user did wrong in one sentence and exits with 2."""
-
-    def invoke(self, ctx: click.Context) -> object:
-        try:
-            return super().invoke(ctx)
-        except OtlabError as error:
-            click.echo(f"otlab: {error}", err=True)
-            raise click.exceptions.Exit(2) from None
-
-
-@click.group(cls=_Group)
+@click.group(cls=Group)
 def campaign() -> None:
     """Many runs as a file plans them: axes, a design, and what the numbers say together."""
 

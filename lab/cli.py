@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lab import campaign_commands, scenario_commands
+from lab import campaign_commands, scenario_commands, siem_commands
+from lab.groups import Group
 from testbed.errors import OtlabError
 
 if TYPE_CHECKING:
@@ -30,17 +31,6 @@ STANDARD = ("opcua-setpoint", "plc-flood", "unauthorized-write", "wire-spoof")
 SEEDS = 6
 #: Pairs of a trial: eight that all go one way have p = 0.008 in the sign test.
 PAIRS = 8
-
-
-class Group(click.Group):
-    """Says what a user did wrong in one sentence and exits with 2; anything else keeps its traceback."""
-
-    def invoke(self, ctx: click.Context) -> object:
-        try:
-            return super().invoke(ctx)
-        except OtlabError as error:
-            click.echo(f"otlab: {error}", err=True)
-            raise click.exceptions.Exit(2) from None
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -579,6 +569,7 @@ def _progress(title: str) -> Iterator[tuple[Callable[[], None], Callable[[int], 
 
 main.add_command(scenario_commands.scenarios)
 main.add_command(campaign_commands.campaign)
+main.add_command(siem_commands.siem)
 
 if __name__ == "__main__":
     main()

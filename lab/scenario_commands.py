@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lab.groups import Group
 from testbed.errors import OtlabError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -45,18 +46,7 @@ steps:
 """
 
 
-class _Group(click.Group):
-    """Says what a user did wrong in one sentence and exits with 2."""
-
-    def invoke(self, ctx: click.Context) -> object:
-        try:
-            return super().invoke(ctx)
-        except OtlabError as error:
-            click.echo(f"otlab: {error}", err=True)
-            raise click.exceptions.Exit(2) from None
-
-
-@click.group(cls=_Group)
+@click.group(cls=Group)
 def scenarios() -> None:
     """Attacks and situations: write, check, list, explain them, and see what of ATT&CK for ICS they show."""
 

@@ -53,6 +53,13 @@ def tell(record: RunRecord, trace: Trace) -> None:
     unsafe = sum(end - start for spans in record.unsafe.values() for start, end in spans)
     parts = [f"{name} lost {seconds:.0f} s" for name, seconds in lost.items()]
     console.print("; ".join([*parts, f"outside the safe envelope {unsafe:.0f} s"]), highlight=False)
+    if record.incidents:
+        real = sum(1 for *_, verdict in record.incidents if verdict)
+        console.print(
+            f"{len(record.incidents)} incidents, {real} taken for real; an analyst worked"
+            f" {record.analyst_seconds / 60:.0f} min on them",
+            highlight=False,
+        )
     for goal, met in record.goals:
         console.print(f"goal: {goal}: {'not reached' if met is None else f'at {met:.0f} s'}", highlight=False)
     if record.gave_up is not None:

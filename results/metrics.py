@@ -54,6 +54,27 @@ def first_impact(record: RunRecord, twin: RunRecord) -> float | None:
     return min((time for time in times if time >= record.attack_start), default=None)
 
 
+def acknowledged(record: RunRecord, twin: RunRecord) -> float | None:
+    """Seconds from the attack's first action until an analyst took an incident for real that the twin does not have."""
+    if record.attack_start is None:
+        return None
+    ordinary = [opened for opened, *_ in twin.incidents]
+    times = [
+        triaged
+        for opened, _, _, triaged, verdict in record.incidents
+        if verdict and triaged is not None and opened >= record.attack_start
+        if not any(abs(opened - other) <= SAME for other in ordinary)
+    ]
+    return min(times) - record.attack_start if times else None
+
+
+def _goal_time(record: RunRecord) -> float | None:
+    times = [met for _, met in record.goals]
+    if record.attack_start is None or not times or None in times:
+        return None
+    return max(time for time in times if time is not None) - record.attack_start
+
+
 def available_share(intervals: list[tuple[float, float]], start: float, end: float) -> float:
     """Share of [start, end] that lies outside ``intervals``."""
     lost = sum(max(0.0, min(stop, end) - max(begin, start)) for begin, stop in intervals)
@@ -113,6 +134,10 @@ def measure(record: RunRecord, twin: RunRecord, base: RunRecord) -> Row:
         false_alarms=0.0 if attacked else float(sum(1 for _, kind, _ in record.alerts if kind == "siem")),
         attack_blocked=attacked and record.succeeded == 0,
         maturity=experiment.maturity,
+        incidents=len(record.incidents),
+        analyst_minutes=record.analyst_seconds / 60.0,
+        acknowledged_time=acknowledged(record, twin),
+        goal_time=_goal_time(record),
     )
 
 

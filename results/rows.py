@@ -93,6 +93,13 @@ class Row:
     attack_blocked: bool
     #: maturity level 1 to 4 of the practices, None where every one was perfect; ``profile`` says it too
     maturity: int | None = None
+    #: incidents that alerts made, and minutes that analysts worked on them
+    incidents: int = 0
+    analyst_minutes: float = 0.0
+    #: when an analyst first took an incident that the twin does not have for real
+    acknowledged_time: float | None = None
+    #: when the last of the attacker's goals was reached, None for never or without goals
+    goal_time: float | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -153,6 +153,11 @@ class RunRecord:
     goals: list[tuple[str, float | None]] = field(default_factory=list)
     #: why the attacker stopped before the last step, None if it did not
     gave_up: str | None = None
+    #: incidents as (opened, severity, alerts, triaged, verdict); times in s, the last two None while nobody has looked
+    incidents: list[tuple[float, int, int, float | None, bool | None]] = field(default_factory=list)
+    #: seconds that analysts worked on incidents, and the longest that their queue was
+    analyst_seconds: float = 0.0
+    analyst_queue: int = 0
 
 
 def site_of(name: str) -> Site:
@@ -297,6 +302,13 @@ def _fill(record: RunRecord, world: World, watch: FunctionWatch, state: Any) -> 
         (event.time, event.kind, event.source, dict(event.data)) for event in events if event.kind in MARKS
     ]
     record.deeds, record.proven = evidence_of(world)
+    for desk in world.desks.values():
+        record.incidents += [
+            (one.opened, one.severity, len(one.alerts), one.triaged, one.verdict) for one in desk.incidents
+        ]
+    for analyst in world.analysts.values():
+        record.analyst_seconds += analyst.worked
+        record.analyst_queue = max(record.analyst_queue, analyst.longest)
     noticed = [
         (event.time, "operator", f"{event.data['tag']}:{event.data['level']}")
         for event in events

@@ -501,8 +501,11 @@ class Monitor(_Asset):
 
 
 class Siem(_Asset):
+    """A collector of logs. ``rules`` are the site's own Sigma files, beside the shipped ones."""
+
     kind: Literal["siem"]
     port: Port = 514
+    rules: tuple[FileName, ...] = ()
 
 
 class TimeServer(_Asset):
@@ -951,6 +954,10 @@ def _logic_files(site: Site) -> Found:
         for name, controller in site.controllers().items():
             if not (site._folder / controller.logic).is_file():
                 yield ("assets", name, "logic"), f"no file {controller.logic!r} beside the site's file"
+        for name, asset in site.assets.items():
+            for number, rules in enumerate(asset.rules if isinstance(asset, Siem) else ()):
+                if not (site._folder / rules).is_file():
+                    yield ("assets", name, "rules", number), f"no file {rules!r} beside the site's file"
 
 
 def _asset_references(site: Site) -> Found:

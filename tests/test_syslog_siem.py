@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from small_worlds import SmallWorld, two_zones
 
 from devices.audit import Audit
-from devices.siem import RULES, Rule, SecurityAlert, Siem
+from devices.siem import SecurityAlert, Siem
+from devices.sigma import Rule, shipped
 from devices.syslog import FACILITY, PORT, SD_ID, SEVERITY, Message, SyslogSender, decode, encode
 from testbed.network import Verdict
 
@@ -399,30 +400,46 @@ def tell(world: SmallWorld, siem: Siem, kind: str, source: str = "dev1", **data:
     siem.take(encode(source, kind, data, EPOCH + timedelta(seconds=world.now)))
 
 
-@pytest.mark.parametrize("rule", [rule for rule in RULES if rule.count == 1], ids=lambda rule: rule.kind)
+def kind_of(rule: Rule) -> str:
+    """The one kind of event that a rule is about."""
+    assert rule.kinds is not None
+    (kind,) = rule.kinds
+    return kind
+
+
+@pytest.mark.parametrize(
+    "rule", [rule for rule in shipped() if rule.correlation is None], ids=lambda rule: rule.title
+)
 def test_one_event_is_an_alert_where_the_rule_says_so(world: SmallWorld, rule: Rule) -> None:
     siem, alerts = collector(world)
-    tell(world, siem, rule.kind, **{rule.subject: "whoever"})
+    tell(world, siem, kind_of(rule), **{rule.subject: "whoever"})
     assert [(alert.rule, alert.severity, alert.subject) for alert in alerts] == [
-        (rule.name, rule.severity, "whoever")
+        (rule.title, rule.severity, "whoever")
     ]
 
 
-@pytest.mark.parametrize("rule", [rule for rule in RULES if rule.count > 1], ids=lambda rule: rule.kind)
+@pytest.mark.parametrize(
+    "rule",
+    [rule for rule in shipped() if rule.correlation is not None and rule.correlation.kind == "EVENT_COUNT"],
+    ids=lambda rule: rule.title,
+)
 def test_repeated_events_are_an_alert_only_within_the_window(world: SmallWorld, rule: Rule) -> None:
     siem, alerts = collector(world)
-    pause = rule.window / (rule.count - 1) + 1.0  # one fewer than count within any window
-    for _ in range(3 * rule.count):
-        tell(world, siem, rule.kind, **{rule.subject: "p"})
+    assert rule.correlation is not None
+    window, count = rule.correlation.span, rule.correlation.most
+    assert count is not None
+    pause = window / (count - 1) + 1.0  # one fewer than count within any window
+    for _ in range(3 * count):
+        tell(world, siem, kind_of(rule), **{rule.subject: "p"})
         world.run(pause)
     assert alerts == []
-    world.run(rule.window)
-    for number in range(rule.count):
+    world.run(window)
+    for number in range(count):
         assert alerts == []
-        tell(world, siem, rule.kind, **{rule.subject: "p"})
-        if number < rule.count - 1:
-            world.run(rule.window / rule.count)
-    assert [(alert.rule, alert.subject) for alert in alerts] == [(rule.name, "p")]
+        tell(world, siem, kind_of(rule), **{rule.subject: "p"})
+        if number < count - 1:
+            world.run(window / count)
+    assert [(alert.rule, alert.subject) for alert in alerts] == [(rule.title, "p")]
 
 
 def test_events_about_different_subjects_or_from_different_devices_do_not_add_up(world: SmallWorld) -> None:
@@ -464,8 +481,9 @@ def test_an_event_that_no_rule_knows_is_kept_in_the_count_and_no_alert(world: Sm
     assert alerts == []
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.kind)
+@pytest.mark.parametrize("rule", shipped(), ids=lambda rule: rule.title)
 def test_whatever_alerts_is_more_than_informational(rule: Rule) -> None:
-    message = decode(encode("dev1", rule.kind, {}, EPOCH))
-    assert message is not None
-    assert message.severity <= 5
+    for kind in rule.kinds or ():
+        message = decode(encode("dev1", kind, {}, EPOCH))
+        assert message is not None
+        assert message.severity <= (6 if rule.correlation is not None else 5)
