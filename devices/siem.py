@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from devices.audit import Audit
@@ -30,6 +30,8 @@ class SecurityAlert:
     #: of ATT&CK for ICS, as the rule's author tagged it
     techniques: tuple[str, ...] = ()
     tactics: tuple[str, ...] = ()
+    #: what else the event said that raised it
+    data: Mapping[str, str] = field(default_factory=dict, hash=False, compare=False)
 
 
 @dataclass(slots=True)
@@ -121,7 +123,7 @@ class Siem:
             return
         self._last[key] = now
         alert = SecurityAlert(
-            now, name, rule.severity, message.source, subject, rule.techniques, rule.tactics
+            now, name, rule.severity, message.source, subject, rule.techniques, rule.tactics, message.data
         )
         for told in self.on_alert:
             told(alert)

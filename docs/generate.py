@@ -151,8 +151,8 @@ def sigma_rules() -> str:
     lines = [
         "# Detection rules",
         "",
-        f"{len(shipped())} rules raise alerts at the SIEM, as Sigma files in `devices/data/sigma`. Severity: 1 low to 4",
-        "critical. A site adds its own with `rules:` on its SIEM; `otlab siem check FILE` checks them.",
+        f"{len(shipped())} rules raise alerts at the SIEM, as Sigma files in `devices/data/sigma`. Severity: 1 low",
+        "to 4 critical. A site adds its own with `rules:` on its SIEM; `otlab siem check FILE` checks them.",
         "",
         "| rule | severity | when | event | technique |",
         "|---|---|---|---|---|",

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from controls.selection import Selection
+from devices.response import Mode
 from results.metrics import measure
 from results.rows import Row
 from results.store import RowStore, content_key
@@ -39,12 +40,16 @@ class Campaign:
     overrides: tuple[tuple[str, float], ...] = ()
     #: who attacks; None is who each scenario says, able to do all of it
     attackers: tuple[str | None, ...] = (None,)
+    #: what is done about incidents
+    response: Mode = "none"
 
     def experiment(
         self, selection: Selection, scenario: str | None, seed: int, attacker: str | None = None
     ) -> Experiment:
         """One cell of the campaign."""
-        return Experiment.of(self.site, selection, scenario, seed, self.duration, self.overrides, attacker)
+        return Experiment.of(
+            self.site, selection, scenario, seed, self.duration, self.overrides, attacker, self.response
+        )
 
     def experiments(self) -> Iterator[Experiment]:
         """Every row-giving experiment: the attack-free run of each profile, then the attacks."""

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lab import campaign_commands, scenario_commands, siem_commands
+from lab import campaign_commands, response_commands, scenario_commands, siem_commands
 from lab.groups import Group
 from testbed.errors import OtlabError
 
 if TYPE_CHECKING:
     from controls.selection import Selection
+    from devices.response import Mode
 
 #: How long a run is unless told otherwise: five quiet minutes, then thirty-five for the attack to show.
 DURATION = 2400.0
@@ -76,6 +77,13 @@ _duration = click.option(
 
 _workers = click.option(
     "--workers", type=click.IntRange(min=1), default=None, help="Processes; one per core if not given."
+)
+_response = click.option(
+    "--response",
+    type=click.Choice(["none", "analyst", "automatic"]),
+    default="none",
+    show_default=True,
+    help="What is done about incidents: nothing, what people decide, or playbooks at once.",
 )
 _attacker = "Who attacks: casual, generic, specialist, state (who SL 1 to 4 are meant for), insider, malware."
 _compensate = click.option(
@@ -196,6 +204,7 @@ def _selected(command: Callable[..., None]) -> Callable[..., None]:
     help="Folder of results.",
 )
 @click.option("--attacker", "attackers", multiple=True, metavar="WHO", help=_attacker + " Repeatable.")
+@_response
 @_set
 def compare(
     site: str,
@@ -210,6 +219,7 @@ def compare(
     out: Path,
     overrides: tuple[tuple[str, float], ...],
     attackers: tuple[str, ...],
+    response: Mode,
 ) -> None:
     """Run attacks against security levels and report detection time and availability."""
     from rich.console import Console
@@ -243,6 +253,7 @@ def compare(
         duration,
         overrides,
         tuple(dict.fromkeys(attackers)) or (None,),
+        response,
     )
     # A file or pipe has no width of its own; there the whole table is worth more than short lines.
     console = Console() if sys.stdout.isatty() else Console(width=120)
@@ -297,6 +308,7 @@ def compare(
     help="Draw the run as PNG or SVG.",
 )
 @click.option("--attacker", default=None, metavar="WHO", help=_attacker)
+@_response
 @_set
 def run(
     site: str,
@@ -309,6 +321,7 @@ def run(
     timeline: Path | None,
     overrides: tuple[tuple[str, float], ...],
     attacker: str | None,
+    response: Mode,
 ) -> None:
     """Run one experiment and say what happened."""
     from time import perf_counter
@@ -318,7 +331,7 @@ def run(
     from scenarios.experiment import Experiment
     from scenarios.experiment import run as perform
 
-    experiment = Experiment.of(site, selection(), scenario, seed, duration, overrides, attacker)
+    experiment = Experiment.of(site, selection(), scenario, seed, duration, overrides, attacker, response)
     begun = perf_counter()
     record, events = perform(experiment, capture=pcap)
     took = perf_counter() - begun
@@ -570,6 +583,7 @@ def _progress(title: str) -> Iterator[tuple[Callable[[], None], Callable[[int], 
 main.add_command(scenario_commands.scenarios)
 main.add_command(campaign_commands.campaign)
 main.add_command(siem_commands.siem)
+main.add_command(response_commands.playbooks)
 
 if __name__ == "__main__":
     main()

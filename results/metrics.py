@@ -68,6 +68,27 @@ def acknowledged(record: RunRecord, twin: RunRecord) -> float | None:
     return min(times) - record.attack_start if times else None
 
 
+def contained(record: RunRecord) -> float | None:
+    """Seconds from the attack's first action to the response after which the attacker reached nothing more.
+
+    Only where the attacker still tried: who has ended by themselves was not contained by anybody.
+    """
+    start, last_done, last_try = record.attack_start, record.last_done, record.last_try
+    if start is None or last_try is None:
+        return None
+    beyond = last_done if last_done is not None else start
+    responses = [time for time, kind, _, _ in record.marks if kind == "response" and time >= beyond]
+    first = min(responses, default=None)
+    return first - start if first is not None and last_try > first else None
+
+
+def _profile(experiment: Experiment) -> str:
+    """Cells of tables and figures are told apart by what is in force, how well it is kept up, and who responds."""
+    mature = "" if experiment.maturity is None else f", ML {experiment.maturity}"
+    answer = "" if experiment.response == "none" else f", {experiment.response} response"
+    return f"{experiment.profile}{mature}{answer}"
+
+
 def _goal_time(record: RunRecord) -> float | None:
     times = [met for _, met in record.goals]
     if record.attack_start is None or not times or None in times:
@@ -107,10 +128,7 @@ def measure(record: RunRecord, twin: RunRecord, base: RunRecord) -> Row:
     return Row(
         site=experiment.site,
         scenario=_attack(experiment),
-        # Cells of tables and figures are told apart by what is in force and how well it is kept up.
-        profile=experiment.profile
-        if experiment.maturity is None
-        else f"{experiment.profile}, ML {experiment.maturity}",
+        profile=_profile(experiment),
         level=_level(experiment.profile),
         seed=experiment.seed,
         duration=end,
@@ -120,7 +138,7 @@ def measure(record: RunRecord, twin: RunRecord, base: RunRecord) -> Row:
         detected_by=None if alert is None else alert[1].partition(":")[0],
         observed=0.0 if start is None else end - start,
         impact_time=None if impact is None or start is None else impact - start,
-        contained_time=None,
+        contained_time=contained(record),
         availability=availability,
         unsafe_seconds=unsafe,
         trips_true=extra,

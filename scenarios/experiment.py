@@ -14,6 +14,7 @@ from controls import compensating, levels, maturity, profiles
 from controls.catalogue import SecurityLevels
 from controls.levels import ZoneLevels
 from controls.selection import Selection, select
+from devices.response import Mode, Responder
 from devices.siem import SecurityAlert
 from devices.wiring import TRIP
 from devices.world import World
@@ -67,6 +68,8 @@ class Experiment:
     maturity: int | None = None
     #: who attacks, a name of ``scenarios.attackers``; None: who the scenario says, able to do all of it
     attacker: str | None = None
+    #: what is done about incidents: "none", "analyst" or "automatic", see ``devices.response``
+    response: Mode = "none"
 
     @classmethod
     def of(
@@ -78,6 +81,7 @@ class Experiment:
         duration: float,
         overrides: tuple[tuple[str, float], ...] = (),
         attacker: str | None = None,
+        response: Mode = "none",
     ) -> Experiment:
         """The experiment with what ``selection`` puts in force."""
         return cls(
@@ -91,6 +95,7 @@ class Experiment:
             selection.compensating,
             selection.maturity,
             attacker,
+            response,
         )
 
     @classmethod
@@ -113,7 +118,12 @@ class Experiment:
     def without_controls(self) -> Experiment:
         """What every run of its site and seed is measured against: no attack, and nothing in force."""
         return replace(
-            self.without_attack(), requirements=(), profile=NOTHING, compensating=(), maturity=None
+            self.without_attack(),
+            requirements=(),
+            profile=NOTHING,
+            compensating=(),
+            maturity=None,
+            response="none",
         )
 
     def key(self) -> dict[str, Any]:
@@ -153,6 +163,9 @@ class RunRecord:
     goals: list[tuple[str, float | None]] = field(default_factory=list)
     #: why the attacker stopped before the last step, None if it did not
     gave_up: str | None = None
+    #: when the attacker last reached something, and last tried; None for never
+    last_done: float | None = None
+    last_try: float | None = None
     #: incidents as (opened, severity, alerts, triaged, verdict); times in s, the last two None while nobody has looked
     incidents: list[tuple[float, int, int, float | None, bool | None]] = field(default_factory=list)
     #: seconds that analysts worked on incidents, and the longest that their queue was
@@ -232,6 +245,7 @@ def _run(world: World, scenario: Scenario | None, experiment: Experiment) -> Run
         world.loop.wake(due + LEVELS_EVERY, look, due + LEVELS_EVERY)
 
     world.start()
+    Responder(world, experiment.response).start()
     watch.start(WARM_UP)
     world.loop.wake(WARM_UP, look, WARM_UP)
     goals = _watch_goals(world, watch, scenario)
@@ -302,6 +316,10 @@ def _fill(record: RunRecord, world: World, watch: FunctionWatch, state: Any) -> 
         (event.time, event.kind, event.source, dict(event.data)) for event in events if event.kind in MARKS
     ]
     record.deeds, record.proven = evidence_of(world)
+    acts = [event for event in events if event.kind == "attack.step"]
+    record.last_done = max((one.time for one in acts if one.data["outcome"] == "done"), default=None)
+    tried = ("done", "refused", "failed")
+    record.last_try = max((one.time for one in acts if one.data["outcome"] in tried), default=None)
     for desk in world.desks.values():
         record.incidents += [
             (one.opened, one.severity, len(one.alerts), one.triaged, one.verdict) for one in desk.incidents

@@ -110,8 +110,7 @@ class Host(Neighbor):
             return
         self._up = False
         self.unplug()
-        for forgery in list(self._forgeries):
-            self.withdraw(forgery.first, forgery.second)
+        self.withdraw_all()
         self.network.version += 1
         self.network.loop.end_life(self.life)
 
@@ -160,6 +159,11 @@ class Host(Neighbor):
         self.network.interposers += 1
         self.network.version += 1
         return True
+
+    def withdraw_all(self) -> None:
+        """Stand between nobody any more."""
+        for forgery in list(self._forgeries):
+            self.withdraw(forgery.first, forgery.second)
 
     def withdraw(self, first: str, second: str) -> None:
         """Undo ``interpose``: the true owners' replies repair both caches. Nothing if there is nothing to undo."""

@@ -697,6 +697,8 @@ class Site(Document):
     switches: dict[Name, PhysicalSwitch] = Field(default_factory=dict)
     assets: dict[Name, Asset]
     essential_functions: EssentialFunctions
+    #: what operators write to take the process by hand to a safe state, when they are asked to
+    safe_state: tuple[Response, ...] = ()
 
     _folder: Path | None = PrivateAttr(None)
     _signals: frozenset[str] | None = PrivateAttr(None)
@@ -960,6 +962,11 @@ def _logic_files(site: Site) -> Found:
                     yield ("assets", name, "rules", number), f"no file {rules!r} beside the site's file"
 
 
+def _safe_state(site: Site) -> Found:
+    for index, step in enumerate(site.safe_state):
+        yield from _writable(site, ("safe_state", index), step.plc, step.tag)
+
+
 def _asset_references(site: Site) -> Found:
     """Names of PLCs, tags, zones and other assets inside assets."""
     for name, asset in site.assets.items():
@@ -1120,6 +1127,7 @@ _CHECKS: tuple[Callable[[Site], Found], ...] = (
     _one_driver,
     _plant_names,
     _logic_files,
+    _safe_state,
     _asset_references,
     _essential,
     _flow_ends,
