@@ -37,7 +37,9 @@ from scenarios.steps.audit import (
     PlantRecords,
 )
 from scenarios.steps.boundary import FloodNetwork, HandshakeStorm, SwitchFirewall, VlanHop
+from scenarios.steps.breakdowns import ActuatorFails, SensorFails
 from scenarios.steps.commands import ModbusWrite, OpcUaWrite
+from scenarios.steps.discovery import ListConnections, LookAtController, Sweep
 from scenarios.steps.faults import (
     CablingLoop,
     DisableControl,
@@ -47,6 +49,7 @@ from scenarios.steps.faults import (
     NetworkOutage,
     RestartStation,
 )
+from scenarios.steps.interception import BlockMessages, RecordAndLoop
 from scenarios.steps.keys import (
     Impersonate,
     ReadDisk,
@@ -65,6 +68,7 @@ from scenarios.steps.media import (
     PlantFile,
     VendorPublishes,
 )
+from scenarios.steps.outside import Beacon
 from scenarios.steps.people import (
     LeaveStation,
     LeaveToken,
@@ -114,6 +118,14 @@ from testbed.site import Name, Site, Text, load_site
 
 AnyStep: TypeAlias = Annotated[
     ModbusWrite
+    | Sweep
+    | LookAtController
+    | ListConnections
+    | SensorFails
+    | ActuatorFails
+    | BlockMessages
+    | RecordAndLoop
+    | Beacon
     | Impersonate
     | ReadDisk
     | ReportLost

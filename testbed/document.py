@@ -122,8 +122,6 @@ def parse(
         for route, message in mistakes:
             spot = _find(root, {}, route)
             found.append(Problem(file, *spot.at, spot.key, message))
-        if mistakes:
-            raise DocumentError(found)
     try:
         document = model.model_validate_json(json.dumps(value), strict=True, context=context)
     except ValidationError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -114,7 +115,10 @@ OTHERS = {
 
 def test_every_shipped_scenario_is_a_standard_attack_or_tries_something() -> None:
     tried = {trial.scenario for trial in trials().values()}
-    assert set(scenario_names()) - tried - set(STANDARD) == OTHERS
+    published = json.loads((ROOT / "docs" / "reference" / "attack-coverage.json").read_text(encoding="utf-8"))
+    showing = {name for names in published.values() for name in names}
+    quiet = {name for name in scenario_names() if load_scenario(name).attacker is None}
+    assert set(scenario_names()) - tried - set(STANDARD) - showing - quiet <= OTHERS
 
 
 @pytest.mark.slow
@@ -136,8 +140,8 @@ def test_what_a_trial_brings_gets_somewhere_without_the_requirement(name: str) -
         ("start: 300", "start: soon", "start"),
         ("action: modbus_write", "action: modbus_wriet", "action"),
         ("technique: T0855", "technique: T99", "technique"),
-        ("attacker: {zone: operations}", "attacker: {}", "attacker"),
-        ("plc: plc1", "plcs: plc1", "plcs"),
+        ("attacker: {zone: $operations}", "attacker: {}", "attacker"),
+        ("plc: $level_plc", "plcs: $level_plc", "plcs"),
     ],
 )
 def test_a_mistake_in_a_scenario_names_file_line_and_key(
@@ -161,13 +165,13 @@ def test_a_scenario_must_fit_the_site_and_the_run(tmp_path: Path) -> None:
     path = short_scenario(tmp_path, "unauthorized-write")
     with pytest.raises(OtlabError, match="after the run's end"):
         run(at(0, str(path), duration=60))
-    path.write_text(path.read_text(encoding="utf-8").replace("plc: plc1", "plc: plc9"), encoding="utf-8")
+    path.write_text(path.read_text(encoding="utf-8").replace("plc: $level_plc", "plc: plc9"), encoding="utf-8")
     with pytest.raises(OtlabError, match="no PLC 'plc9'"):
         run(at(0, str(path)))
     path.write_text(
-        path.read_text(encoding="utf-8").replace("zone: operations", "zone: moon"), encoding="utf-8"
+        path.read_text(encoding="utf-8").replace("zone: $operations", "zone: moon"), encoding="utf-8"
     )
-    with pytest.raises(OtlabError, match="no PLC 'plc9'"):
+    with pytest.raises(OtlabError, match="nothing refers to this target"):
         run(at(0, str(path)))
 
 

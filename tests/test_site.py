@@ -55,7 +55,7 @@ def changed(old: str, new: str) -> str:
 
 
 def test_the_shipped_site_loads_by_name_and_by_path_without_a_warning() -> None:
-    assert site_names() == ("water",)
+    assert "water" in site_names()
     assert WATER.warnings == []
     assert load_site(WATER.folder) == load_site(WATER.folder / "site.yaml") == WATER
     assert load_site("water") is WATER
