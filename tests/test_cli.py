@@ -189,7 +189,9 @@ def test_compare_writes_a_report_of_its_own_and_runs_nothing_twice(tmp_path: Pat
 
 
 def campaign(scenario: str, seeds: int = 1) -> Campaign:
-    return Campaign("water", (scenario,), (select(SecurityLevels.uniform(0)),), tuple(range(1, seeds + 1)), 90.0)
+    return Campaign(
+        "water", (scenario,), (select(SecurityLevels.uniform(0)),), tuple(range(1, seeds + 1)), 90.0
+    )
 
 
 def test_workers_and_one_process_give_the_same_rows(tmp_path: Path) -> None:

@@ -165,7 +165,9 @@ def test_a_scenario_must_fit_the_site_and_the_run(tmp_path: Path) -> None:
     path = short_scenario(tmp_path, "unauthorized-write")
     with pytest.raises(OtlabError, match="after the run's end"):
         run(at(0, str(path), duration=60))
-    path.write_text(path.read_text(encoding="utf-8").replace("plc: $level_plc", "plc: plc9"), encoding="utf-8")
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("plc: $level_plc", "plc: plc9"), encoding="utf-8"
+    )
     with pytest.raises(OtlabError, match="no PLC 'plc9'"):
         run(at(0, str(path)))
     path.write_text(

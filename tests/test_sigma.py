@@ -205,7 +205,8 @@ def test_an_sql_backend_finds_the_same_events(detection: str, events: list[dict[
     database.execute(f"CREATE TABLE logs (number, {columns})")
     for number, event in enumerate(events):
         database.execute(
-            f"INSERT INTO logs VALUES ({', '.join('?' * (len(names) + 1))})", [number, *(event[name] for name in names)]
+            f"INSERT INTO logs VALUES ({', '.join('?' * (len(names) + 1))})",
+            [number, *(event[name] for name in names)],
         )
     query = query.replace("<TABLE_NAME>", "logs")
     theirs = {row[0] for row in database.execute(query)}
