@@ -392,6 +392,7 @@ OPTIONAL = frozenset(
             "flows",
             "functions",
             "registers",
+            "safe_state",
         ),
         *(
             "purpose",
