@@ -119,7 +119,12 @@ def install(world: World, name: str, asset: object) -> None:
                 for tap in asset.taps
             ]
             world.monitors[name] = Monitor(
-                host, name, links, world.baseline(), ranges=world.register_ranges()
+                host,
+                name,
+                links,
+                world.baseline(),
+                ranges=world.register_ranges(),
+                node_ranges=world.node_ranges(),
             )
         case sites.Siem():
             siem = world.siems[name] = Siem(host, name, port=asset.port)

@@ -556,6 +556,7 @@ class World:
                 self.site.assets[flow.target].address,
                 flow.port,
                 frozenset(flow.functions) if flow.functions is not None else None,
+                reads=isinstance(self.site.assets[flow.source], sites.Historian),
             )
             for flow in self.legitimate_flows()
         ]
@@ -584,6 +585,19 @@ class World:
             for asset in self.site.assets.values()
             if isinstance(asset, sites.Hmi | sites.OpcUaServer) and plc in asset.polls
         )
+
+    def node_ranges(self) -> dict[tuple[str, str], tuple[float, float]]:
+        """(address of the OPC UA server, node) -> engineering range of the tag behind it."""
+        found = {}
+        controllers = self.site.controllers()
+        for asset in self.site.assets.values():
+            if isinstance(asset, sites.OpcUaServer):
+                for plc, tags in asset.exposes.items():
+                    for tag in tags:
+                        limits = controllers[plc].tags[tag].range
+                        if limits is not None:
+                            found[(asset.address, tag)] = limits
+        return found
 
     def register_ranges(self) -> dict[tuple[str, int], tuple[int, int]]:
         """(PLC address, holding register) -> allowed counts, from the engineering ranges of one-register tags."""

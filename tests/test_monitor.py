@@ -16,6 +16,7 @@ from small_worlds import SmallWorld, attempt, one_zone, two_zones
 
 from devices.hmi import Hmi
 from devices.modbus import ModbusClient, read_request, write_request
+from devices.modbus_wire import Conversation
 from devices.monitor import QUIET, KnownFlow, Monitor
 from devices.plc import PROGRAM_FILE
 from devices.registers import Table
@@ -268,17 +269,17 @@ def test_every_request_is_found_in_any_cutting_of_the_stream(
 ) -> None:
     with two_zones() as world:
         world.network.host("plc1", "control", PLC)
-        monitor = monitor_of(world)
         seen: list[Packet] = []
         world.network.conduits["boundary"].add_tap(lambda _link, packet: seen.append(packet))
         world.ask(attempt(asyncio.open_connection(PLC, 502)))
         stream = b"".join(frames)
         cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
-        functions = []
+        functions, conversation = [], Conversation()
         for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
             packet = copy(seen[0])
             packet.payload, packet.seq = stream[start:end], start
-            functions += [request.function for request in monitor._requests(packet)]
+            asked = conversation.asked(packet.seq, packet.payload)
+            functions += [request.function for request, _ in asked]
         assert functions == [frame[7] for frame in frames]
 
 
