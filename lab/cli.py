@@ -400,6 +400,24 @@ def site_schema() -> None:
     click.echo(json.dumps(schema(), indent=2))
 
 
+@site.command("suricata")
+@click.argument("path")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the two files.")
+def site_suricata(path: str, out: Path) -> None:
+    """Write a configuration and rules for Suricata from a site's documented flows."""
+    from devices.world import World
+    from lab import suricata
+    from scenarios.experiment import site_of
+    from testbed.figures import load_figures
+
+    world = World(site_of(path), 1, load_figures())
+    try:
+        config, rules = suricata.write(world, out)
+    finally:
+        world.close()
+    click.echo(f"suricata -c {config} -S {rules} -k none --runmode single -l {out} -r CAPTURE")
+
+
 @main.command()
 @click.argument("pattern", default="")
 def figures(pattern: str) -> None:
