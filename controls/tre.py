@@ -56,6 +56,7 @@ MECHANISMS = frozenset(
         "certificate.refused",
         "certificate.tolerated",
         "portal.session_refused",
+        "process.alert",
         "session.refused",
         "time.refused",
         "settings.changed",

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 from devices.audit import Audit
 from devices.modbus_wire import PUBLIC, Conversation, identity_of
+from devices.process_detectors import Finding
+from devices.process_watch import ProcessWatch
 from devices.sightings import Sighting, Sightings
 from devices.ua_wire import CHANGES, UaReader, UaSeen
 from testbed.firewall import (
@@ -117,6 +119,8 @@ class Monitor:
         self._identities: dict[tuple[str, str, int], str] = {}
         self._zones = {id(link): link.name for link in self.links if link.name in host.network.zones}
         self.packets = 0
+        #: what reads the process off the same traffic, where the monitor has been trained for it
+        self.process: ProcessWatch | None = None
 
     def expect(self, baseline: Iterable[KnownFlow]) -> None:
         """Add legitimate flows; several for one pair of hosts and port allow the functions of all."""
@@ -138,6 +142,12 @@ class Monitor:
         for station in (*network.hosts.values(), *(zone.gateway for zone in network.zones.values())):
             self._macs[station.address] = station.mac
             self.inventory.of(station.address, now).mac = station.mac
+        if self.process is not None:
+            self.process.start()
+
+    def abnormal(self, finding: Finding) -> None:
+        """Report what the process should not do."""
+        self._report(finding.rule, finding.tag, kind="process.alert", value=float(f"{finding.value:.6g}"))
 
     # ------------------------------------------------------------------------------------------------ packets
 
@@ -263,6 +273,8 @@ class Monitor:
             return
         try:
             for answer in conversation.answered(packet.seq, packet.payload):
+                if self.process is not None:
+                    self.process.take(flow.target, answer, packet.time)
                 if answer.request is None and connection.from_start:
                     self._report("answer to nothing", flow.target, target=flow.source)
                 if answer.refused and self._often(
@@ -313,9 +325,9 @@ class Monitor:
         if self._macs.setdefault(reply.address, reply.mac) != reply.mac:
             self._report("address claimed twice", reply.address, target=reply.target, mac=reply.mac)
 
-    def _report(self, rule: str, subject: str, **data: object) -> None:
+    def _report(self, rule: str, subject: str, *, kind: str = "ids.alert", **data: object) -> None:
         now = self.host.network.loop.time()
         if now - self._last.get((rule, subject), -QUIET) < QUIET:
             return
         self._last[(rule, subject)] = now
-        self.audit("ids.alert", rule=rule, subject=subject, **data)
+        self.audit(kind, rule=rule, subject=subject, **data)

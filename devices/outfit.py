@@ -6,7 +6,7 @@ on, then, when all others exist, what keeps it going and its secrets.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from devices.analyst import Analyst
 from devices.auditlog import AuditLog
@@ -32,6 +32,8 @@ from devices.plc import PeerTags, Plc, PlcTimes
 from devices.poller import checksum_address
 from devices.portal import Portal
 from devices.power import Load, Ups, firewall_load
+from devices.process_detectors import trained
+from devices.process_watch import ProcessWatch, learned_of
 from devices.remote import CellularRouter, RemoteGateway, RemoteUser, SessionService
 from devices.siem import Siem
 from devices.sigma import load as load_rules
@@ -126,6 +128,7 @@ def install(world: World, name: str, asset: object) -> None:
                 ranges=world.register_ranges(),
                 node_ranges=world.node_ranges(),
             )
+            world.monitors[name].process = _process_watch(world, host, world.monitors[name], asset)
         case sites.Siem():
             siem = world.siems[name] = Siem(host, name, port=asset.port)
             if asset.rules:
@@ -341,3 +344,15 @@ def _station(world: World, host: Host, name: str, asset: sites.Hmi) -> None:
             responses,
             world.site.epoch.timestamp(),
         )
+
+
+def _process_watch(world: World, host: Host, monitor: Monitor, asset: sites.Monitor) -> ProcessWatch | None:
+    """What watches the process, if the site's folder has what it needs to know; OtlabError if that is no such file."""
+    learned = learned_of(world.site)
+    if learned is None:
+        return None
+    controllers = {
+        world.site.assets[name].address: controller for name, controller in world.site.controllers().items()
+    }
+    chosen: dict[str, Any] = {rule: learned[rule] for rule in asset.process if rule in learned}
+    return ProcessWatch(host, controllers, trained(chosen), monitor.abnormal)

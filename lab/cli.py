@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lab import campaign_commands, response_commands, scenario_commands, siem_commands
+from lab import campaign_commands, detector_commands, response_commands, scenario_commands, siem_commands
 from lab.groups import Group
 from testbed.errors import OtlabError
 
@@ -370,6 +370,56 @@ def list_() -> None:
         click.echo(f"  {fr:4} " + ", ".join(f"{r.id} (SL {r.min_sl})" for r in acting))
 
 
+@main.command()
+@_site
+@click.option("--scenario", "scenarios", multiple=True, help="An attack to record; repeatable.")
+@_selected
+@click.option(
+    "--seeds-train", default="1:2", show_default=True, help="Seeds of the training part, as 1:4 or 1,5."
+)
+@click.option("--seeds-test", default="101:102", show_default=True, help="Seeds of the test part.")
+@_duration
+@click.option("--format", "form", type=click.Choice(["csv", "parquet"]), default="csv", show_default=True)
+@click.option("--pcap/--no-pcap", default=True, show_default=True, help="Also keep all traffic.")
+@_workers
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/dataset"), show_default=True)
+def dataset(
+    site: str,
+    scenarios: tuple[str, ...],
+    selection: Callable[[], Selection],
+    seeds_train: str,
+    seeds_test: str,
+    duration: float,
+    form: str,
+    pcap: bool,
+    workers: int | None,
+    out: Path,
+) -> None:
+    """Write labelled traffic, process data and events: quiet runs and attacks, split by seed.
+
+    Every run of an attack has it at a moment of its own. With --format parquet, tables are there in both forms.
+    """
+    from lab.dataset_commands import seeds_of, write_dataset
+
+    splits = {"train": seeds_of(seeds_train), "test": seeds_of(seeds_test)}
+    count = sum(map(len, splits.values())) * (1 + len(scenarios))
+    with _progress(f"{count} runs of {duration:g} s") as (advance, total):
+        total(count)
+        runs = write_dataset(
+            out,
+            site,
+            selection(),
+            scenarios,
+            splits,
+            duration,
+            parquet=form == "parquet",
+            pcap=pcap,
+            workers=workers or _cores(),
+            progress=advance,
+        )
+    click.echo(f"{len(runs)} runs in {out}, described in {out / 'README.md'}")
+
+
 @main.group(cls=Group)
 def site() -> None:
     """Look at sites."""
@@ -398,6 +448,31 @@ def site_schema() -> None:
     from testbed.site import site_schema as schema
 
     click.echo(json.dumps(schema(), indent=2))
+
+
+@site.command("train")
+@click.argument("path")
+@click.option(
+    "--runs", type=click.IntRange(1), default=6, show_default=True, help="Attack-free runs to learn from."
+)
+@click.option(
+    "--seconds", type=click.FloatRange(700), default=7200.0, show_default=True, help="Length of each."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="File to write. [default: process.json beside the site]"
+)
+def site_train(path: str, runs: int, seconds: float, out: Path | None) -> None:
+    """Let the detectors of a site's process learn from attack-free runs."""
+    from devices.process_watch import LEARNED
+    from scenarios.experiment import site_of
+    from scenarios.training import train
+
+    found = site_of(path)
+    learned = train(found, runs, seconds)
+    target = out if out is not None else found.folder / LEARNED
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(learned, separators=(",", ":"), sort_keys=True) + "\n", encoding="utf-8")
+    click.echo(f"{target}: {len(learned['detectors']['limits'])} measurements, {runs} runs of {seconds:g} s")
 
 
 @site.command("suricata")
@@ -599,6 +674,7 @@ def _progress(title: str) -> Iterator[tuple[Callable[[], None], Callable[[int], 
 
 
 main.add_command(scenario_commands.scenarios)
+main.add_command(detector_commands.detectors)
 main.add_command(campaign_commands.campaign)
 main.add_command(siem_commands.siem)
 main.add_command(response_commands.playbooks)

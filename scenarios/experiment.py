@@ -205,18 +205,30 @@ def prepare(experiment: Experiment) -> tuple[World, Scenario | None]:
     return world, scenario
 
 
-def run(experiment: Experiment, *, capture: Path | None = None) -> tuple[RunRecord, Trace]:
+def run(
+    experiment: Experiment,
+    *,
+    capture: Path | None = None,
+    begin: float | None = None,
+    observe: Callable[[World], None] = lambda world: None,
+) -> tuple[RunRecord, Trace]:
     """Run one experiment; ``capture`` is where to write a pcapng of all traffic.
+
+    ``begin`` (s) is when the scenario starts, instead of when its file says; ``observe`` gets the world before it
+    starts, for onlookers that change nothing.
 
     Raises OtlabError for what the user asked wrongly, RunError if the capture cannot be written; anything else that
     goes wrong inside ends the run with its own traceback.
     """
     world, scenario = prepare(experiment)
+    if scenario is not None and begin is not None:
+        scenario = scenario.model_copy(update={"start": begin})
     writer = None
     if capture is not None:
         writer = Capture(capture, world.site.epoch)
         writer.attach(world.network)
     try:
+        observe(world)
         return _run(world, scenario, experiment), world.trace
     finally:
         world.close()

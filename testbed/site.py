@@ -18,7 +18,7 @@ from functools import cache
 from importlib.resources import files
 from itertools import combinations, pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import (
     AfterValidator,
@@ -492,12 +492,20 @@ class Workstation(_Asset):
     predecessors: tuple[Name, ...] = ()
 
 
+#: Detectors of the process that a monitor can have.
+ProcessRule: TypeAlias = Literal["limits", "rate", "steady", "invariant", "cusum", "pca", "pasad"]
+
+
 class Monitor(_Asset):
-    """Passive network monitor: ``taps`` are the zones and conduits whose traffic it sees."""
+    """Passive network monitor: ``taps`` are the zones and conduits whose traffic it sees.
+
+    ``process`` are the detectors that judge the values it reads there, once the site was trained.
+    """
 
     kind: Literal["monitor"]
     taps: Annotated[tuple[Name, ...], Field(min_length=1)]
     siem: Name | None = None
+    process: tuple[ProcessRule, ...] = get_args(ProcessRule)
 
 
 class Siem(_Asset):
