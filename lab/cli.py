@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lab import campaign_commands, response_commands, scenario_commands, siem_commands
+from lab import campaign_commands, response_commands, scenario_commands, siem_commands, study_commands
 from lab.groups import Group
 from testbed.errors import OtlabError
 
@@ -584,6 +584,7 @@ main.add_command(scenario_commands.scenarios)
 main.add_command(campaign_commands.campaign)
 main.add_command(siem_commands.siem)
 main.add_command(response_commands.playbooks)
+main.add_command(study_commands.study)
 
 if __name__ == "__main__":
     main()
