@@ -8,6 +8,7 @@ person, or waits for the help desk. All of it happens at the HMI: wrong password
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Literal, TypeAlias
 
@@ -15,7 +16,7 @@ from devices.accounts import Accounts, counted_proof, time_step
 from devices.hmi import Alarm, Hmi
 from devices.operator import ATTEMPTS, Action, Operator
 from devices.reliability import HumanModel, Reliability
-from devices.staff import APPROVER
+from devices.staff import APPROVER, request_to_lift, request_to_write
 from devices.world import World
 from testbed.site import Hmi as HmiAsset
 
@@ -43,6 +44,10 @@ class CrewOperator(Operator):
         self.reliability = Reliability(human, self.figures)
         #: gets somebody else to log in, or None where there is nobody
         self.call_second: Callable[[], Awaitable[bool]] | None = None
+        #: tells whoever may be asked about a write why it is coming, or None
+        self.announce: Callable[[Action], None] | None = None
+        # A stream apart for what goes on in the head, so that arms with other log-ins share this luck.
+        self._mind = random.Random(self.stream.getrandbits(64))
         self._heard: list[float] = []
         self._proofs = 0
 
@@ -59,6 +64,7 @@ class CrewOperator(Operator):
             method=self.method,
         )
         found._heard, found.call_second = self._heard, self.call_second
+        found.announce = self.announce
         return found
 
     def resume(self) -> None:
@@ -90,9 +96,9 @@ class CrewOperator(Operator):
                 self._alarms.put_nowait(alarm)
                 continue
             if idle:  # whoever is at the list already reads on, and need not be drawn to it
-                await asyncio.sleep(self._lognormal("hmi.alarm_notice"))
+                await asyncio.sleep(self._mind.lognormvariate(*self.figures.lognormal("hmi.alarm_notice")))
             await asyncio.sleep(self.figures["hmi.alarm_read"])
-            if self.stream.random() < self.reliability.overlooked(self.load()):
+            if self._mind.random() < self.reliability.overlooked(self.load()):
                 self._later(alarm, "operator.overlooked")
                 continue
             self.trace.record("operator.noticed", self.hmi.name, tag=alarm.tag, level=alarm.level)
@@ -101,12 +107,18 @@ class CrewOperator(Operator):
                 await self._judge(alarm)
 
     async def _judge(self, alarm: Alarm) -> None:
-        await asyncio.sleep(self.reliability.diagnosis(self.stream))
-        if self.stream.random() < self.reliability.error(self.load()):
+        await asyncio.sleep(self.reliability.diagnosis(self._mind))
+        if self._mind.random() < self.reliability.error(self.load()):
             self._later(alarm, "operator.misjudged")
         elif alarm.key in self.hmi.alarms:
             async with self._busy:
                 await self._respond(alarm, self.responses[alarm.key])
+
+    async def _carry_out(self, actions: Sequence[Action]) -> str | None:
+        if self.announce is not None:
+            for action in actions:
+                self.announce(action)
+        return await super()._carry_out(actions)
 
     def _later(self, alarm: Alarm, kind: str) -> None:
         """Not dealt with: the alarm stands, and a later look at the list finds it."""
@@ -251,6 +263,9 @@ def equip(world: World) -> None:
             rules.spare_essential = False
         if operator.human == "simple":
             continue
+        for one in (operator, operator.colleague):
+            if isinstance(one, CrewOperator):
+                one.announce = _announcer(world, operator)
         asset = world.site.assets[name]
         assert isinstance(asset, HmiAsset)
         other = next((one.name for one in asset.operators if one.role == "supervisor"), None)
@@ -258,6 +273,14 @@ def equip(world: World) -> None:
             operator.call_second = _caller(world, operator.hmi, operator, other)
             if isinstance(operator.colleague, CrewOperator):
                 operator.colleague.call_second = operator.call_second
+
+
+def _announcer(world: World, operator: CrewOperator) -> Callable[[Action], None]:
+    def announce(action: Action) -> None:
+        world.staff.announce(request_to_write(action.tag, action.value))
+        world.staff.announce(request_to_lift(operator.name, action.tag))
+
+    return announce
 
 
 def _panel(world: World, operator: CrewOperator) -> Callable[[Sequence[Action]], Awaitable[None]]:

@@ -22,6 +22,8 @@ from testbed.errors import OtlabError
 
 if TYPE_CHECKING:
     from controls.selection import Selection
+    from devices.crew import Method
+    from devices.reliability import HumanModel
     from devices.response import Mode
 
 #: How long a run is unless told otherwise: five quiet minutes, then thirty-five for the attack to show.
@@ -309,6 +311,18 @@ def compare(
 )
 @click.option("--attacker", default=None, metavar="WHO", help=_attacker)
 @_response
+@click.option(
+    "--human",
+    type=click.Choice(["simple", "lognormal", "hcr", "spar-h", "heart"]),
+    default="simple",
+    help="Model of the operators.",
+)
+@click.option(
+    "--mfa",
+    type=click.Choice(["totp", "push", "badge", "fido"]),
+    default="totp",
+    help="What operators log in with where a second factor is asked for.",
+)
 @_set
 def run(
     site: str,
@@ -322,6 +336,8 @@ def run(
     overrides: tuple[tuple[str, float], ...],
     attacker: str | None,
     response: Mode,
+    human: HumanModel,
+    mfa: Method,
 ) -> None:
     """Run one experiment and say what happened."""
     from time import perf_counter
@@ -331,7 +347,9 @@ def run(
     from scenarios.experiment import Experiment
     from scenarios.experiment import run as perform
 
-    experiment = Experiment.of(site, selection(), scenario, seed, duration, overrides, attacker, response)
+    experiment = Experiment.of(
+        site, selection(), scenario, seed, duration, overrides, attacker, response, human, mfa
+    )
     begun = perf_counter()
     record, events = perform(experiment, capture=pcap)
     took = perf_counter() - begun

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from controls.catalogue import SecurityLevels
+from controls.profiles import with_needs
 from controls.selection import select
 from devices.crew import CrewOperator, Method
 from devices.hmi import Alarm
@@ -59,8 +60,9 @@ class Arm:
         self, site: str, scenario: str | None, seed: int, duration: float, human: HumanModel
     ) -> Experiment:
         """The arm's run."""
-        levels = SecurityLevels.parse(f"IAC={self.iac},UC=1")
-        selection = select(levels, self.extra, name=self.name, compensating=self.compensating)
+        # Use control needs to know who somebody is, so that it goes as far as IAC does.
+        levels = SecurityLevels.parse(f"IAC={self.iac},UC={min(self.iac, 1)}")
+        selection = select(levels, with_needs(self.extra), name=self.name, compensating=self.compensating)
         return Experiment.of(
             site, selection, scenario, seed, duration, self.overrides, human=human, mfa=self.mfa
         )
@@ -201,8 +203,12 @@ def table(results: Sequence[ArmResult]) -> str:
             missed, total = one.missed(within), one.total(within, *rates())
             numbers = (missed.value, missed.low, missed.high, total.value, total.low, total.high)
             sheet.writerow(
-                [one.name, f"{within:g}", *(f"{x:.4f}" for x in numbers if x is not None)]
-                + [f"{one.acted}/{one.tried}"]
+                [
+                    one.name,
+                    f"{within:g}",
+                    *(f"{x:.4f}" for x in numbers if x is not None),
+                    f"{one.acted}/{one.tried}",
+                ]
             )
     return buffer.getvalue()
 

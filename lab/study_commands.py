@@ -18,9 +18,9 @@ def study() -> None:
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write to."
 )
-@click.option("--seeds", type=click.IntRange(1), default=80, show_default=True, help="Emergencies per arm.")
+@click.option("--seeds", type=click.IntRange(1), default=40, show_default=True, help="Emergencies per arm.")
 @click.option(
-    "--intrusion-seeds", type=click.IntRange(1), default=2, show_default=True, help="Runs of each intrusion."
+    "--intrusion-seeds", type=click.IntRange(1), default=1, show_default=True, help="Runs of each intrusion."
 )
 @click.option(
     "--human",
