@@ -25,6 +25,7 @@ from results.store import content_key, save_bytes, save_text
 from scenarios.emergencies import Leeway
 from scenarios.experiment import Experiment, prepare, run
 from testbed.figures import load_figures
+from testbed.network import Host
 
 #: When the alarm comes, how long an answer is waited for, and how often it is looked (s).
 DEMAND, PATIENCE, LOOK = 90.0, 14_400.0, 10.0
@@ -109,13 +110,15 @@ def answer(experiment: Experiment, outage: bool) -> float | None:
         world.start()
         if outage:
             for server in world.auth_servers.values():
-                world.loop.wake(DEMAND - 1.0, lambda _, host=server.host: host.power_off(), None)
+                world.loop.wake(DEMAND - 1.0, Host.power_off, server.host)
         world.loop.wake(DEMAND, begin, None)
         until = DEMAND
         while until < DEMAND + PATIENCE:
             until += LOOK if until < DEMAND + 1200.0 else 60 * LOOK
             world.loop.run_to(until)
-            done = [end - raised for one in people for raised, end in one.completed if raised == DEMAND]
+            done: list[float] = [
+                end - raised for one in people for raised, end in one.completed if raised == DEMAND
+            ]
             if done:
                 return round(min(done), 3)
             if sum(one.missed for one in people):
