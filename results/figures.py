@@ -905,5 +905,5 @@ def missed_deadlines(
         below.set_xlabel("time from alarm to limit")
         above.set_ylim(0, 1)
         below.set_ylim(bottom=0)
-        above.legend(loc="upper right", fontsize=8)
+        above.legend(loc="upper center", bbox_to_anchor=(0.71, 1.0), fontsize=8)
     return figure
