@@ -93,15 +93,7 @@ def background_checks(world: World) -> None:
 def dual_operators(world: World) -> None:
     """Two at the station: both answer alarms, each sees what is done there and undoes what nobody ordered."""
     for name, first in world.operators.items():
-        second = Operator(
-            first.hmi,
-            first.name,
-            first.figures,
-            world.stream(f"second operator:{name}"),
-            world.trace,
-            first.responses,
-            first.epoch,
-        )
+        second = first.another(world.stream(f"second operator:{name}"))
         # The same account: it is one session, at one screen, that both stand in front of.
         second.holder, second.break_glass = first, first.break_glass
         first.colleague = second

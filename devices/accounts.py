@@ -23,6 +23,8 @@ ITERATIONS = 20
 #: RFC 6238, 5.2: a code lasts 30 s, and one step of clock skew is accepted either side.
 TOTP_STEP = 30
 TOTP_SKEW = 1
+#: Digits of a counted proof, beside the count before them.
+PROOF_DIGITS = 8
 
 # Why a log-in failed, for the log.
 NO_ACCOUNT = "no such account"
@@ -75,6 +77,8 @@ class Account:
     former: tuple[tuple[bytes, bytes], ...] = ()
     #: time step of the last code that logged in: neither it nor an older one does so again
     last_step: int = -1
+    #: number of the last proof that an authenticator which counts has given
+    last_counter: int = 0
 
 
 @dataclass(slots=True)
@@ -91,6 +95,8 @@ class LoginRules:
     stations: Callable[[str], bool] = lambda _address: True
     #: whether this login, from this address, needs a one-time code
     needs_code: Callable[[str], bool] = lambda _address: False
+    #: second factors that answer by themselves (push, badge, security key) count their proofs instead of telling time
+    counted: bool = False
     #: programs' accounts may be used by people at a screen
     interactive_programs: bool = True
     #: what a new password must be like, or None
@@ -215,6 +221,8 @@ class Accounts:
             return None
         if account.totp_secret is None:
             return NO_TOKEN
+        if self.rules.counted and code is not None and len(code) > PROOF_DIGITS:
+            return _refuse_proof(account, code)
         moment = int(self._epoch + self._clock())
         try:
             step = pyotp.TOTP(account.totp_secret).verify_and_get_timecode(
@@ -231,6 +239,23 @@ class Accounts:
         """Whether the account is locked out now."""
         account = self.accounts.get(name)
         return account is not None and self._clock() < account.locked_until
+
+
+def counted_proof(secret: str, counter: int) -> str:
+    """What an authenticator that counts answers with: its count, and a proof of it (HOTP, RFC 4226)."""
+    return f"{counter:06d}{pyotp.HOTP(secret, digits=PROOF_DIGITS).at(counter)}"
+
+
+def _refuse_proof(account: Account, code: str) -> str | None:
+    """As ``_refuse``, for a proof: right for its count, and the count above all before."""
+    counter = int(code[:-PROOF_DIGITS]) if code.isascii() and code.isdecimal() else 0
+    assert account.totp_secret is not None
+    if counter <= account.last_counter:
+        return USED_CODE
+    if not hmac.compare_digest(counted_proof(account.totp_secret, counter), code):
+        return WRONG_CODE
+    account.last_counter = counter
+    return None
 
 
 def with_code(password: str, code: str | None) -> str:

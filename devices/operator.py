@@ -58,6 +58,8 @@ class Operator:
         self.token_left = False
         #: gets into the station in an emergency when the ordinary log-in does not, or None
         self.break_glass: Callable[[], Awaitable[bool]] | None = None
+        #: goes to a panel beside the machine and does it there, where that can be done, or None
+        self.panel: Callable[[Sequence[Action]], Awaitable[None]] | None = None
         #: a second operator at the same station: takes the alarms that this one hears as they come
         self.colleague: Operator | None = None
         #: whose account this operator uses: their own, but for a colleague at somebody else's screen
@@ -65,6 +67,10 @@ class Operator:
         self._used_step = -1
         self._alarms: asyncio.Queue[Alarm] = asyncio.Queue()
         self._busy = asyncio.Lock()
+
+    def another(self, stream: random.Random) -> Operator:
+        """Somebody of the same kind, at the same screen and under the same name, who draws from ``stream``."""
+        return Operator(self.hmi, self.name, self.figures, stream, self.trace, self.responses, self.epoch)
 
     def start(self) -> None:
         """Begin the shift."""
@@ -191,6 +197,9 @@ class Operator:
     async def _carry_out(self, actions: Sequence[Action]) -> str | None:
         for action in actions:
             if self.hmi.who() is None and not await self._log_in(urgent=True):
+                if self.panel is not None:
+                    await self.panel(actions)
+                    return None
                 return "no log-in"
             await asyncio.sleep(self._lognormal("hmi.action"))
             refused = await self.hmi.write(action.tag, action.value)

@@ -53,7 +53,7 @@ from devices.modbus import (
 from devices.poller import TagPoller, checksum, checksum_address, unused
 from devices.registers import FILE_RECORDS, MemoryFiles, RegisterBank, Table
 from devices.wiring import TRIP, Wiring
-from testbed.errors import DocumentError
+from testbed.errors import DocumentError, UnknownNameError
 from testbed.network import Host, Server
 from testbed.site import Controller, Tag
 from testbed.units import from_si, to_si
@@ -529,6 +529,18 @@ class Plc:
                 self._words[variable] = words
                 self._put(variable, tag.decode(words))
         self._agreed = self._read_settings(memory)
+
+    def set_at_panel(self, tag: str, value: float) -> None:
+        """Set a tag (engineering units) where the machine stands, past the network and whatever guards it.
+
+        Raises UnknownNameError for what is no setting of this PLC.
+        """
+        found = next((one for one in self._settings if one[0].upper() == tag.upper()), None)
+        if found is None:
+            raise UnknownNameError("setting", tag, [variable for variable, _ in self._settings])
+        described = found[1]
+        self.bank.write(Table(described.table), described.address, described.encode(value))
+        self._touched = True
 
     def _return_settings(self, memory: dict[str, Any]) -> None:
         """Show the wire what the program has made of its settings."""

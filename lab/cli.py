@@ -16,12 +16,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lab import campaign_commands, detector_commands, response_commands, scenario_commands, siem_commands
+from lab import (
+    campaign_commands,
+    detector_commands,
+    response_commands,
+    scenario_commands,
+    siem_commands,
+    study_commands,
+)
 from lab.groups import Group
 from testbed.errors import OtlabError
 
 if TYPE_CHECKING:
     from controls.selection import Selection
+    from devices.crew import Method
+    from devices.reliability import HumanModel
     from devices.response import Mode
 
 #: How long a run is unless told otherwise: five quiet minutes, then thirty-five for the attack to show.
@@ -309,6 +318,18 @@ def compare(
 )
 @click.option("--attacker", default=None, metavar="WHO", help=_attacker)
 @_response
+@click.option(
+    "--human",
+    type=click.Choice(["simple", "lognormal", "hcr", "spar-h", "heart"]),
+    default="simple",
+    help="Model of the operators.",
+)
+@click.option(
+    "--mfa",
+    type=click.Choice(["totp", "push", "badge", "fido"]),
+    default="totp",
+    help="What operators log in with where a second factor is asked for.",
+)
 @_set
 def run(
     site: str,
@@ -322,6 +343,8 @@ def run(
     overrides: tuple[tuple[str, float], ...],
     attacker: str | None,
     response: Mode,
+    human: HumanModel,
+    mfa: Method,
 ) -> None:
     """Run one experiment and say what happened."""
     from time import perf_counter
@@ -331,7 +354,9 @@ def run(
     from scenarios.experiment import Experiment
     from scenarios.experiment import run as perform
 
-    experiment = Experiment.of(site, selection(), scenario, seed, duration, overrides, attacker, response)
+    experiment = Experiment.of(
+        site, selection(), scenario, seed, duration, overrides, attacker, response, human, mfa
+    )
     begun = perf_counter()
     record, events = perform(experiment, capture=pcap)
     took = perf_counter() - begun
@@ -678,6 +703,7 @@ main.add_command(detector_commands.detectors)
 main.add_command(campaign_commands.campaign)
 main.add_command(siem_commands.siem)
 main.add_command(response_commands.playbooks)
+main.add_command(study_commands.study)
 
 if __name__ == "__main__":
     main()

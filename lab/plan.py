@@ -23,6 +23,8 @@ from pydantic import Field
 from controls.catalogue import FOUNDATIONAL, SecurityLevels
 from controls.profiles import dependents, with_needs
 from controls.selection import Selection, load_selection, select, spread
+from devices.crew import Method
+from devices.reliability import HumanModel
 from results.rows import NO_ATTACK
 from results.sensitivity import SobolDesign, sobol_design, subsets
 from scenarios.actions import check_against
@@ -101,6 +103,9 @@ class Plan(Document):
     levels: tuple[int | Text, ...] = (0,)
     compensating: tuple[tuple[Text, ...], ...] = ((),)
     maturity: tuple[Annotated[int, Field(ge=1, le=4)] | None, ...] = (None,)
+    #: how operators are modeled and with what they log in
+    human: tuple[HumanModel, ...] = ("simple",)
+    mfa: tuple[Method, ...] = ("totp",)
     figures: dict[Text, Annotated[tuple[float, ...], Field(min_length=1)] | Range] = Field(
         default_factory=dict
     )
@@ -142,7 +147,7 @@ class Plan(Document):
             yield ("design", "points"), "a power of two, which a Sobol sequence is balanced for"
         if not any(isinstance(one, Range) for one in self.figures.values()):
             yield ("figures",), "a sobol design samples ranges, as in {low: 5, high: 30}; there is none"
-        axes = ("sites", "scenarios", "attackers", "levels", "compensating", "maturity")
+        axes = ("sites", "scenarios", "attackers", "levels", "compensating", "maturity", "human", "mfa")
         for axis in axes:
             if len(getattr(self, axis)) > 1:
                 yield (axis,), "a sobol design varies figures only: one value here"
@@ -163,11 +168,21 @@ class Arm:
     selection: Selection
     overrides: tuple[tuple[str, float], ...]
     marks: tuple[str, ...] = ()
+    human: HumanModel = "simple"
+    mfa: Method = "totp"
 
     def experiment(self, seed: int, duration: float) -> Experiment:
         """The arm's run with ``seed``."""
         return Experiment.of(
-            self.site, self.selection, self.scenario, seed, duration, self.overrides, self.attacker
+            self.site,
+            self.selection,
+            self.scenario,
+            seed,
+            duration,
+            self.overrides,
+            self.attacker,
+            human=self.human,
+            mfa=self.mfa,
         )
 
 
@@ -234,6 +249,8 @@ def _axes(plan: Plan) -> list[tuple[Any, ...]]:
         plan.levels,
         plan.compensating,
         plan.maturity,
+        plan.human,
+        plan.mfa,
         *figures,
     ]
 
@@ -252,6 +269,8 @@ def _arm(
     level: int | str | Selection,
     compensating: tuple[str, ...],
     maturity: int | None,
+    human: HumanModel,
+    mfa: Method,
     *figures: tuple[str, float],
     marks: tuple[str, ...] = (),
 ) -> Arm:
@@ -261,6 +280,8 @@ def _arm(
     told = "".join(f", {key}={value:g}" for key, value in figures if key in several)
     if len(plan.compensating) > 1 and compensating:
         told = f", {' + '.join(compensating)}{told}"
+    # Likewise for how people are and what they carry.
+    told += f", {human}" * (len(plan.human) > 1) + f", {mfa}" * (len(plan.mfa) > 1)
     selection = replace(
         chosen,
         name=chosen.name + told,
@@ -275,6 +296,8 @@ def _arm(
         selection,
         tuple(sorted(figures)),
         marks,
+        human,
+        mfa,
     )
 
 
@@ -336,7 +359,7 @@ def _paired(plan: Plan, design: Paired) -> list[Arm]:
         off = select(SecurityLevels.uniform(0), others, name=f"{start.name} without {toggle}")
         on = select(SecurityLevels.uniform(0), [*others, *ids], name=f"{start.name} with {toggle}")
         for state, selection in (("off", off), ("on", on)):
-            for site, scenario, attacker, compensating, maturity, *figures in product(
+            for site, scenario, attacker, compensating, maturity, human, mfa, *figures in product(
                 *_axes(plan)[:3], *_axes(plan)[4:]
             ):
                 found.append(
@@ -348,6 +371,8 @@ def _paired(plan: Plan, design: Paired) -> list[Arm]:
                         selection,
                         compensating,
                         maturity,
+                        human,
+                        mfa,
                         *figures,
                         marks=(toggle, state),
                     )
@@ -365,7 +390,7 @@ def _subsets(plan: Plan, design: Shapley) -> list[Arm]:
         named = "+".join(part for part in design.parts if part in members) or "none"
         selection = select(SecurityLevels.uniform(0), chosen, name=f"SL {design.level} {named}")
         for point in product(*_axes(plan)[:3], *_axes(plan)[4:]):
-            site, scenario, attacker, compensating, maturity, *figures = point
+            site, scenario, attacker, compensating, maturity, human, mfa, *figures = point
             found.append(
                 _arm(
                     plan,
@@ -375,6 +400,8 @@ def _subsets(plan: Plan, design: Shapley) -> list[Arm]:
                     selection,
                     compensating,
                     maturity,
+                    human,
+                    mfa,
                     *figures,
                     marks=tuple(sorted(members)),
                 )

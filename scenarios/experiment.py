@@ -14,6 +14,9 @@ from controls import compensating, levels, maturity, profiles
 from controls.catalogue import SecurityLevels
 from controls.levels import ZoneLevels
 from controls.selection import Selection, select
+from devices import crew
+from devices.crew import METHODS, Method
+from devices.reliability import HUMAN_MODELS, HumanModel
 from devices.response import Mode, Responder
 from devices.siem import SecurityAlert
 from devices.wiring import TRIP
@@ -25,7 +28,7 @@ from scenarios.functions import FunctionWatch
 from scenarios.goals import GoalWatch
 from scenarios.model import Scenario, load_scenario
 from testbed.capture import Capture
-from testbed.errors import OtlabError
+from testbed.errors import OtlabError, UnknownNameError
 from testbed.figures import load_figures
 from testbed.plants import plant_named
 from testbed.randomness import Randomness
@@ -70,6 +73,10 @@ class Experiment:
     attacker: str | None = None
     #: what is done about incidents: "none", "analyst" or "automatic", see ``devices.response``
     response: Mode = "none"
+    #: how operators are modeled, see ``devices.reliability``
+    human: HumanModel = "simple"
+    #: with what they log in where a second factor is asked for
+    mfa: Method = "totp"
 
     @classmethod
     def of(
@@ -82,6 +89,8 @@ class Experiment:
         overrides: tuple[tuple[str, float], ...] = (),
         attacker: str | None = None,
         response: Mode = "none",
+        human: HumanModel = "simple",
+        mfa: Method = "totp",
     ) -> Experiment:
         """The experiment with what ``selection`` puts in force."""
         return cls(
@@ -96,6 +105,8 @@ class Experiment:
             selection.maturity,
             attacker,
             response,
+            human,
+            mfa,
         )
 
     @classmethod
@@ -198,10 +209,16 @@ def prepare(experiment: Experiment) -> tuple[World, Scenario | None]:
                 f"scenario {scenario.name!r} starts at {scenario.start:g} s, after the run's end at"
                 f" {experiment.duration:g} s"
             )
+    if experiment.human not in HUMAN_MODELS:
+        raise UnknownNameError("model of the operator", experiment.human, HUMAN_MODELS)
+    if experiment.mfa not in METHODS:
+        raise UnknownNameError("method of authentication", experiment.mfa, METHODS)
     world = World(site, experiment.seed, figures)
+    crew.staff_with(world, experiment.human, experiment.mfa)
     profiles.apply(world, experiment.requirements)
     compensating.apply(world, experiment.compensating)
     maturity.apply(world, experiment.maturity, experiment.requirements)
+    crew.equip(world)
     return world, scenario
 
 

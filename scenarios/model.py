@@ -40,6 +40,7 @@ from scenarios.steps.boundary import FloodNetwork, HandshakeStorm, SwitchFirewal
 from scenarios.steps.breakdowns import ActuatorFails, SensorFails
 from scenarios.steps.commands import ModbusWrite, OpcUaWrite
 from scenarios.steps.discovery import ListConnections, LookAtController, Sweep
+from scenarios.steps.emergencies import LoopFails
 from scenarios.steps.faults import (
     CablingLoop,
     DisableControl,
@@ -149,6 +150,7 @@ AnyStep: TypeAlias = Annotated[
     | CablingLoop
     | DisableControl
     | FirewallFails
+    | LoopFails
     | IslandMode
     | MaintenanceWindow
     | NetworkOutage

@@ -1,0 +1,56 @@
+"""Missed deadlines against process safety time, from times that operators took to answer an alarm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from results.statistics import Estimate, wilson
+
+#: Seconds from an alarm to the limit: one minute to four hours.
+GRID: Final = (
+    60.0, 75.0, 90.0, 105.0, 120.0, 150.0, 180.0, 210.0, 240.0, 300.0, 360.0, 480.0, 600.0, 900.0, 1200.0, 1800.0,
+    3600.0, 7200.0, 14_400.0,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ArmResult:
+    """What one arm of the study measured: answers (s; None: not in the time watched), and intrusions that acted."""
+
+    name: str
+    answers: tuple[float | None, ...]
+    acted: int
+    tried: int
+
+    def missed(self, within: float) -> Estimate:
+        """Share of emergencies not answered ``within`` s, with Wilson's interval."""
+        late = sum(1 for one in self.answers if one is None or one > within)
+        return wilson(late, len(self.answers))
+
+    @property
+    def intruded(self) -> Estimate:
+        """Share of intrusions that reached the process, with Wilson's interval."""
+        return wilson(self.acted, self.tried)
+
+    def total(self, within: float, intrusions: float, emergencies: float) -> Estimate:
+        """Events a year that end badly, at rates a year; the bounds are those of missed deadlines."""
+        missed, share = self.missed(within), self.acted / self.tried if self.tried else 0.0
+        parts = [
+            None if one is None else one * emergencies + share * intrusions
+            for one in (missed.value, missed.low, missed.high)
+        ]
+        return Estimate(*parts)
+
+
+def worse_from(
+    low: ArmResult, high: ArmResult, intrusions: float, emergencies: float, grid: Sequence[float] = GRID
+) -> list[float]:
+    """The process safety times of ``grid`` at which ``high`` has the larger total, by its mean."""
+    found = []
+    for within in grid:
+        ours, theirs = (one.total(within, intrusions, emergencies).value for one in (high, low))
+        if ours is not None and theirs is not None and ours > theirs + 1e-9:
+            found.append(within)
+    return found

@@ -1,0 +1,43 @@
+"""The study of MFA against operability on a small scale: directions, tables, and the same bytes again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lab.mfa_study import ARMS, page, study, table
+from results.figures import missed_deadlines, png
+from results.mfa import ArmResult, worse_from
+
+BY_NAME = {one.name: one for one in ARMS}
+
+
+def test_shares_totals_and_where_the_total_is_worse() -> None:
+    low = ArmResult("low", (50.0, 80.0, 100.0, 110.0), 4, 4)
+    high = ArmResult("high", (90.0, 130.0, 150.0, None), 0, 4)
+    assert low.missed(90.0).value == 0.5
+    assert high.missed(1e9).value == 0.25
+    assert low.total(90.0, 1.0, 2.0).value == 2.0
+    # At 60 s: 1 + 1.5 against 2; at 120 s: 1 against 1.5; at 600 s: 1 against 0.5.
+    assert worse_from(low, high, 1.0, 2.0, (60.0, 120.0, 600.0)) == [120.0]
+    assert low.intruded.value == 1.0
+
+
+@pytest.mark.slow
+def test_mfa_misses_more_short_deadlines_and_the_compensating_set_fewer(tmp_path: Path) -> None:
+    arms = [BY_NAME[name] for name in ("SL 0", "SL 4", "SL 4, compensating set")]
+    none, strict, restored = found = study(arms, 12, 0, "spar-h", tmp_path, 1)
+    within = 100.0
+    shares = [one.missed(within).value or 0.0 for one in (none, strict, restored)]
+    assert shares[0] < shares[1]
+    assert shares[2] < shares[1]
+    assert study(arms, 12, 0, "spar-h", tmp_path, 1) == found  # from the store
+    assert table(found).count("\n") == 1 + 3 * 19
+
+
+def test_the_same_results_are_the_same_figure_and_page() -> None:
+    found = [ArmResult(name, (60.0, 90.0, 200.0, None), 1, 2) for name in ("SL 0", "SL 4")]
+    drawn = [png(missed_deadlines(found, [("one", 90.0)], (0.5, 2.0)), dpi=60) for _ in range(2)]
+    assert drawn[0] == drawn[1]
+    assert "| SL 4 |" in page(found, [])
