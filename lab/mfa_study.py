@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +27,7 @@ from scenarios.emergencies import Leeway
 from scenarios.experiment import Experiment, prepare, run
 from testbed.figures import load_figures
 from testbed.network import Host
+from testbed.site import Response
 
 #: When the alarm comes, how long an answer is waited for, and how often it is looked (s).
 DEMAND, PATIENCE, LOOK = 90.0, 14_400.0, 10.0
@@ -56,6 +58,8 @@ class Arm:
     overrides: tuple[tuple[str, float], ...] = (LOCK,)
     extra: tuple[str, ...] = ()
     outage: bool = False
+    #: whether the site's procedure has the drill's answer, so that dual approval lets it through at once
+    procedure: bool = True
 
     def experiment(
         self, site: str, scenario: str | None, seed: int, duration: float, human: HumanModel
@@ -76,14 +80,16 @@ ARMS: Final = (
     Arm("SL 4, FIDO", 4, "fido"),
     Arm("SL 4, lock 1 min", 4, overrides=(("session.lock_after", 60.0),)),
     Arm("SL 4, lock 15 min", 4, overrides=(("session.lock_after", 900.0),)),
+    Arm("SL 4, lock 8 h", 4, overrides=(ATTENDED,)),
     Arm("SL 4, dual approval", 4, extra=("SR 2.1 RE 4",)),
+    Arm("SL 4, dual, no procedure", 4, extra=("SR 2.1 RE 4",), procedure=False),
     Arm("SL 4, server out", 4, outage=True),
     Arm("SL 4, break-glass", 4, compensating=("break_glass",)),
     Arm("SL 4, compensating set", 4, compensating=COMPENSATING, overrides=(ATTENDED,)),
 )
 
 
-def answer(experiment: Experiment, outage: bool) -> float | None:
+def answer(experiment: Experiment, outage: bool, procedure: bool = True) -> float | None:
     """Seconds from an alarm to the operator's completed action; None if it was not done in four hours."""
     world, _ = prepare(experiment)
     try:
@@ -92,6 +98,10 @@ def answer(experiment: Experiment, outage: bool) -> float | None:
         for one in people:
             one.responses = {**one.responses, DRILL.key: ANSWER}
         hmi, stream, figures = operator.hmi, world.stream("emergency"), world.figures
+        if procedure:
+            owner = {tag: plc for plc, each in world.site.controllers().items() for tag in each.tags}
+            steps = tuple(Response(plc=owner[one.tag], tag=one.tag, value=one.value) for one in ANSWER)
+            hmi.asset = hmi.asset.model_copy(update={"responses": {**hmi.asset.responses, DRILL.key: steps}})
         idle = stream.expovariate(1.0 / figures["operator.routine"])
         handover = stream.random() < figures["operators.handover"] / figures["operators.shift"]
         missing = stream.random() < figures["login.token_missing"]
@@ -135,8 +145,8 @@ def intruded(experiment: Experiment) -> bool:
     return any(one.data["outcome"] == "done" for one in steps) and record.succeeded > 0
 
 
-def _measure(experiment: Experiment, outage: bool) -> float | bool | None:
-    return intruded(experiment) if experiment.scenario is not None else answer(experiment, outage)
+def _measure(experiment: Experiment, outage: bool, procedure: bool) -> float | bool | None:
+    return intruded(experiment) if experiment.scenario is not None else answer(experiment, outage, procedure)
 
 
 def study(
@@ -158,7 +168,9 @@ def study(
             for seed in range(1, intrusion_seeds + 1):
                 runs.append(arm.experiment(INTRUSION_SITE, scenario, seed, INTRUSION_LENGTH, human))
         for one in runs:
-            key = content_key({"experiment": key_of(one), "outage": arm.outage, "study": "mfa"})
+            key = content_key(
+                {"experiment": key_of(one), "outage": arm.outage, "procedure": arm.procedure, "study": "mfa"}
+            )
             wanted.append((arm, one, folder / f"{key}.json"))
     _complete(wanted, workers, progress)
     found = []
@@ -173,11 +185,11 @@ def study(
 def _complete(
     wanted: Sequence[tuple[Arm, Experiment, Path]], workers: int, progress: Callable[[], None]
 ) -> None:
-    missing = {(one, arm.outage): path for arm, one, path in wanted if not path.exists()}
-    for outage in (False, True):
-        calls = [(one, out) for one, out in missing if out is outage]
+    missing = {(one, arm.outage, arm.procedure): path for arm, one, path in wanted if not path.exists()}
+    for outage, procedure in product((False, True), repeat=2):
+        calls = [call for call in missing if call[1:] == (outage, procedure)]
         for (one,), value in Processes(workers).run(_measure, calls, progress):
-            save_text(missing[one, outage], json.dumps(value))
+            save_text(missing[one, outage, procedure], json.dumps(value))
 
 
 def write(results: Sequence[ArmResult], leeways: Sequence[Leeway], out: Path) -> None:
