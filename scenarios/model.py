@@ -78,6 +78,7 @@ from scenarios.steps.people import (
     StuckSwitch,
     WalkUp,
 )
+from scenarios.steps.process import SensorAttack
 from scenarios.steps.recovery import (
     Advisory,
     BackupDecays,
@@ -123,6 +124,7 @@ AnyStep: TypeAlias = Annotated[
     | LookAtController
     | ListConnections
     | SensorFails
+    | SensorAttack
     | ActuatorFails
     | BlockMessages
     | RecordAndLoop

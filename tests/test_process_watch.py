@@ -64,7 +64,7 @@ def test_a_quiet_hour_has_hardly_a_finding(seed: int) -> None:
 
 
 def test_under_tls_it_sees_nothing_and_says_nothing() -> None:
-    assert findings("sensor-stuck", "SR 4.1", duration=300.0) == {}
+    assert findings("sensor-stuck", "SR 1.2 RE 1", duration=300.0) == {}
 
 
 def copied(tmp_path: Path) -> Path:

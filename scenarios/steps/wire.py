@@ -6,7 +6,7 @@ ATT&CK for ICS T0830, T0856 and T0814.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -45,7 +45,8 @@ async def spoof(attack: Attack, step: Spoof) -> None:
     """T0856 by T0830: forge readings in the answers of one PLC to one reader."""
     world = attack.world
     plc, reader = world.network.hosts[step.plc], world.network.hosts[step.reader]
-    forger = Forger(world.site.controllers()[step.plc], step, plc.address)
+    shown = {name: _always(value) for name, value in step.values.items()}
+    forger = Forger(world.site.controllers()[step.plc], shown, plc.address, fix_checksum=step.fix_checksum)
     placed = attack.host.interpose(reader.address, plc.address, forger)
     if not placed:
         attack.note(step, "refused", target=step.reader, reason="ARP replies refused")
@@ -66,16 +67,30 @@ async def spoof(attack: Attack, step: Spoof) -> None:
     attack.note(step, "withdrawn", target=step.reader)
 
 
-class Forger:
-    """Changes register values in Modbus answers that pass; remembers requests to know what an answer answers."""
+def _always(value: float) -> Callable[[float], float]:
+    return lambda _: value
 
-    def __init__(self, asset: sites.Controller, step: Spoof, plc_address: str) -> None:
+
+class Forger:
+    """Changes register values in Modbus answers that pass; remembers requests to know what an answer answers.
+
+    ``values`` has, for each tag, what turns the true value into the one that is shown (engineering units).
+    """
+
+    def __init__(
+        self,
+        asset: sites.Controller,
+        values: Mapping[str, Callable[[float], float]],
+        plc_address: str,
+        *,
+        fix_checksum: bool = False,
+    ) -> None:
         self.plc_address = plc_address
-        self.fix_checksum = step.fix_checksum
+        self.fix_checksum = fix_checksum
         self.checksum_at = checksum_address(asset.tags.values())
         self.values = {
-            (Table(asset.tags[name].table), asset.tags[name].address): asset.tags[name].encode(value)
-            for name, value in step.values.items()
+            (Table(asset.tags[name].table), asset.tags[name].address): (asset.tags[name], change)
+            for name, change in values.items()
         }
         self.asked: dict[tuple[int, int], tuple[int, int, int]] = {}
         self.forged = 0
@@ -111,11 +126,15 @@ class Forger:
         table = Table.HOLDING if function == 3 else Table.INPUT
         body = at + 9
         changed = False
-        for (where, address), words in self.values.items():
-            if where is table and start <= address < start + count:
-                for offset, word in enumerate(words):
-                    place = body + 2 * (address + offset - start)
+        for (where, address), (tag, change) in self.values.items():
+            if where is table and start <= address and address + tag.words <= start + count:
+                place = body + 2 * (address - start)
+                words = [
+                    int.from_bytes(payload[i : i + 2], "big") for i in range(place, place + 2 * tag.words, 2)
+                ]
+                for word in tag.encode(change(tag.decode(words))):
                     payload[place : place + 2] = word.to_bytes(2, "big")
+                    place += 2
                 changed = True
         if not changed:
             return
