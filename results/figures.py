@@ -853,7 +853,7 @@ _DEADLINE_ARMS: Final = (
     ("SL 0", LEVELS[0], "-"),
     ("SL 2", LEVELS[2], "-"),
     ("SL 4", LEVELS[4], "-"),
-    ("SL 4, dual approval", ALARM, "--"),
+    ("SL 4, dual, no procedure", ALARM, "--"),
     ("SL 4, compensating set", WARNING, "-."),
 )
 

@@ -182,9 +182,20 @@ def _credentials(world: World, step: TerminalCommand) -> Iterator[tuple[str, str
     elif step.credentials == "none":
         yield "guest", ""
     else:
-        name = str(step.user)
+        # Whoever works with the account that all share has no other password that could be stolen.
+        user = str(step.user)
+        name = identifier_of(world, user) if user in _at_stations(world) else user
         now = world.passwords.get(name, name)
         yield name, now if step.credentials == "stolen" else world.leaked.get(name, now)
+
+
+def _at_stations(world: World) -> frozenset[str]:
+    return frozenset(
+        one.name
+        for asset in world.site.assets.values()
+        if isinstance(asset, sites.Hmi)
+        for one in asset.operators
+    )
 
 
 async def _give_commands(
