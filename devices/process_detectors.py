@@ -272,6 +272,8 @@ class Invariants:
 
     name = "invariant"
     SETTLE, WINDOW, NOVEL, LASTING = 40, 20, 60, 10
+    #: samples of a state from which on its ranges are believed
+    ENOUGH = 600
 
     def __init__(self, learned: Mapping[str, Any]) -> None:
         self.tags: tuple[str, ...] = tuple(learned["switched"])
@@ -288,6 +290,7 @@ class Invariants:
         tags = sorted(tag for tag, series in record.switched.items() if float(series.std()) > 0)
         columns = [record.switched[tag] for tag in tags]
         states: dict[str, dict[str, list[float]]] = {}
+        seen: dict[str, int] = {}
         for part in record.episodes():
             keys = [
                 "".join("1" if column[at] else "0" for column in columns)
@@ -300,6 +303,7 @@ class Invariants:
                 if held <= cls.SETTLE:
                     continue
                 at = part.start + offset
+                seen[key] = seen.get(key, 0) + 1
                 for tag, series in record.measured.items():
                     value = float(series[at])
                     slope = (value - float(series[at - cls.WINDOW])) / cls.WINDOW
@@ -311,9 +315,21 @@ class Invariants:
             tag: max((each[tag][3] - each[tag][2] for each in states.values() if tag in each), default=0.0)
             for tag in record.measured
         }
-        for entry in states.values():
+        # A flow is what the state makes it; a level can be anything, and only how fast it moves is the state's.
+        known = [states[key] for key, count in seen.items() if count >= cls.ENOUGH]
+        free = {
+            tag
+            for tag in record.measured
+            if any(each[tag][1] - each[tag][0] > 0.3 * spans[tag] for each in known if tag in each)
+        }
+        for key, entry in states.items():
+            if seen.get(key, 0) < cls.ENOUGH:
+                entry.clear()  # the state is known, and too little of it to judge by
             for tag, ranges in entry.items():
                 room, steep = MARGIN * spans[tag], MARGIN * slopes[tag]
+                if tag in free:
+                    series = record.measured[tag]
+                    ranges[0], ranges[1] = float(series.min()), float(series.max())
                 entry[tag] = [
                     float(f"{number:.6g}")
                     for number in (ranges[0] - room, ranges[1] + room, ranges[2] - steep, ranges[3] + steep)

@@ -58,7 +58,8 @@ class ProcessWatch:
 
     def start(self) -> None:
         """Sample from now on."""
-        self.host.spawn(self._run(), "process watch")
+        due = self.host.network.loop.time() + EVERY
+        self.host.network.loop.wake(due, self._look, due)
 
     def take(self, address: str, answer: ModbusAnswer, now: float) -> None:
         """Keep what a controller answered."""
@@ -103,21 +104,19 @@ class ProcessWatch:
             ]
         return plan
 
-    async def _run(self) -> None:
+    def _look(self, due: float) -> None:
         loop = self.host.network.loop
-        due = loop.time()
-        while True:
-            due += EVERY
-            await loop.until(due)
-            now = loop.time()
-            values = self.values(now)
-            for listener in self.on_sample:
-                listener(now, values)
-            if now < SETTLED or not values:
-                continue
-            for detector in self.detectors:
-                for finding in detector.update(values):
-                    self.report(finding)
+        loop.wake(due + EVERY, self._look, due + EVERY)
+        if not self.host.up:
+            return
+        values = self.values(due)
+        for listener in self.on_sample:
+            listener(due, values)
+        if due < SETTLED or not values:
+            return
+        for detector in self.detectors:
+            for finding in detector.update(values):
+                self.report(finding)
 
 
 def judged(tag: Tag) -> bool:

@@ -128,7 +128,7 @@ def test_what_cannot_be_meant_is_told(more: str, sentence: str, tmp_path: Path) 
     path = tmp_path / "odd.yaml"
     path.write_text(
         "name: odd\ntitle: Odd\nsummary: Odd.\nattacker: {zone: control}\nsteps:\n"
-        "  - {action: sensor_attack, technique: T0856, sensor: LIT101, shape: bias, %s lasting: 20}\n" % more
+        f"  - {{action: sensor_attack, technique: T0856, sensor: LIT101, shape: bias, {more} lasting: 20}}\n"
     )
     with pytest.raises(DocumentError, match=sentence):
         load_scenario(str(path), site_of("water"))
