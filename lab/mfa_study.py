@@ -20,7 +20,7 @@ from devices.operator import Action
 from devices.reliability import HumanModel
 from lab.campaign import Processes, key_of
 from results.figures import missed_deadlines, png
-from results.mfa import GRID, ArmResult, worse_from
+from results.mfa import GRID, ArmResult, slower, worse_from
 from results.statistics import Estimate
 from results.store import content_key, save_bytes, save_text
 from scenarios.emergencies import Leeway
@@ -249,11 +249,20 @@ def page(results: Sequence[ArmResult], leeways: Sequence[Leeway]) -> str:
         cells = " | ".join(_percent(one.missed(within)) for within in shown)
         lines.append(f"| {one.name} | {cells} | {one.acted} of {one.tried} |")
     low = results[0]
+    lines += ["", f"Seconds later than with {low.name}, paired by seed (95 % bootstrap interval):", ""]
+    lines += [f"- {one.name}: {_seconds(slower(one, low))}" for one in results[1:]]
     lines += ["", f"Times at which the total is worse than with {low.name} (s):", ""]
     for one in results[1:]:
         worse = worse_from(low, one, *rates())
         lines.append(f"- {one.name}: {', '.join(f'{x:g}' for x in worse) or 'none'}")
     return "\n".join(lines) + "\n"
+
+
+def _seconds(one: Estimate) -> str:
+    if one.value is None:
+        return "-"
+    bounds = f" ({one.low:.0f} to {one.high:.0f})" if one.low is not None and one.high is not None else ""
+    return f"{one.value:+.0f}{bounds}"
 
 
 def _percent(one: Estimate) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from lab.mfa_study import ARMS, page, study, table
 from results.figures import missed_deadlines, png
-from results.mfa import ArmResult, worse_from
+from results.mfa import ArmResult, slower, worse_from
 
 BY_NAME = {one.name: one for one in ARMS}
 
@@ -22,6 +22,17 @@ def test_shares_totals_and_where_the_total_is_worse() -> None:
     # At 60 s: 1 + 1.5 against 2; at 120 s: 1 against 1.5; at 600 s: 1 against 0.5.
     assert worse_from(low, high, 1.0, 2.0, (60.0, 120.0, 600.0)) == [120.0]
     assert low.intruded.value == 1.0
+
+
+def test_answers_are_compared_seed_by_seed_and_what_one_lacks_counts_for_neither() -> None:
+    low = ArmResult("low", (50.0, 80.0, None, 110.0), 0, 1)
+    high = ArmResult("high", (60.0, 100.0, 150.0, 140.0), 0, 1)
+    found = slower(high, low)
+    assert found.value == pytest.approx(20.0)
+    assert found.low is not None
+    assert found.high is not None
+    assert 10.0 <= found.low < 20.0 < found.high <= 30.0
+    assert slower(low, low).value == 0.0
 
 
 @pytest.mark.slow
