@@ -49,10 +49,11 @@ def slower(ours: ArmResult, theirs: ArmResult) -> Estimate:
 
     Bootstrap interval as of ``results.statistics.paired_difference``; no bounds where fewer than two differ.
     """
-    timed = [
-        {number: one for number, one in enumerate(arm.answers) if one is not None} for arm in (ours, theirs)
-    ]
-    return paired_difference(*timed)
+    return paired_difference(_timed(ours), _timed(theirs))
+
+
+def _timed(arm: ArmResult) -> dict[int, float]:
+    return {number: one for number, one in enumerate(arm.answers) if one is not None}
 
 
 def worse_from(
