@@ -216,6 +216,10 @@ class Hmi:
             raise UnknownNameError("tag", tag, self._tags)
         return self._tags[tag]
 
+    def tags(self) -> dict[str, Tag]:
+        """The tags that the station shows, in the order of its PLCs, and what each is."""
+        return {name: tag for name, (_plc, tag) in self._tags.items()}
+
     async def log_in(self, name: str, password: str, code: str | None = None) -> bool:
         """Open or unlock the session of the screen; always true where no accounts are in force.
 

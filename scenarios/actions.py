@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from itertools import count
 
 from devices.world import World
 from scenarios.attack import Attack, Outcome, Spread, Step
@@ -40,7 +41,9 @@ def place_attacker(world: World, scenario: Scenario, profile: str | None = None)
             raise OtlabError(
                 f"scenario {scenario.name!r} starts in zone {attacker.zone!r}, which the site lacks"
             )
-        attack = Attack(world, world.network.host("rogue1", zone.name, zone.free_address()), profile=who)
+        # The first of them is rogue1; a live lab may launch several.
+        name = next(one for one in (f"rogue{n}" for n in count(1)) if one not in world.network.hosts)
+        attack = Attack(world, world.network.host(name, zone.name, zone.free_address()), profile=who)
     attack.facts = dict.fromkeys((*attacker.has, *(who.adversary.starts_with if who is not None else ())))
     return attack
 
@@ -168,7 +171,9 @@ def _start(attack: Attack, step: Step, machine: Host | None) -> asyncio.Task[Non
     if machine is None:
         machine = attack.attacker
     if machine is None:  # a situation without an attacker is nobody's program
-        return attack.world.loop.create_task(step.carry_out(attack))
+        task = attack.world.loop.create_task(step.carry_out(attack))
+        attack.tasks.append(task)
+        return task
     acting = attack.from_host(machine)
 
     async def program() -> None:
@@ -177,4 +182,6 @@ def _start(attack: Attack, step: Step, machine: Host | None) -> asyncio.Task[Non
     if not machine.up:
         attack.note(step, "failed", reason=f"{machine.name} is off")
         return attack.world.loop.create_task(asyncio.sleep(0))
-    return machine.spawn(program(), f"attack {step.action}")
+    task = machine.spawn(program(), f"attack {step.action}")
+    attack.tasks.append(task)
+    return task

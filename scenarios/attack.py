@@ -6,6 +6,7 @@ controls are in force; it finds out by trying. Steps of one kind live together i
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -64,6 +65,8 @@ class Attack:
     facts: dict[str, None] = field(default_factory=dict)
     #: how each labeled step ended
     ended: dict[str, Outcome] = field(default_factory=dict)
+    #: its programs, for whoever stops it
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
     #: the best that each step has come to so far, by its identity
     _best: dict[int, Outcome] = field(default_factory=dict)
 
@@ -103,6 +106,13 @@ class Attack:
     def from_host(self, host: Host) -> Attack:
         """The same attack, acting from ``host``."""
         return replace(self, attacker=host)
+
+    def stop(self) -> None:
+        """End its programs and stand between nobody any more; what it has done stays done."""
+        for task in self.tasks:
+            task.cancel()
+        if self.attacker is not None:
+            self.attacker.withdraw_all()
 
     def outcome(self, step: Step) -> Outcome:
         """How ``step`` has gone since it was last begun."""

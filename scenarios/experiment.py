@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -22,7 +22,7 @@ from devices.siem import SecurityAlert
 from devices.wiring import TRIP
 from devices.world import World
 from scenarios.actions import carry_out, check_against, place_attacker
-from scenarios.attack import Attack
+from scenarios.attack import Attack, AttackState
 from scenarios.evidence import evidence_of
 from scenarios.functions import FunctionWatch
 from scenarios.goals import GoalWatch
@@ -253,33 +253,75 @@ def run(
             writer.close()
 
 
-def _run(world: World, scenario: Scenario | None, experiment: Experiment) -> RunRecord:
-    watch = FunctionWatch(world)
-    record = RunRecord(experiment, WARM_UP)
-    attack = place_attacker(world, scenario, experiment.attacker) if scenario is not None else None
+class Course:
+    """A run under way: all of it but the passing of time, which is up to whoever drives the world's loop.
 
-    def alerted(alert: SecurityAlert) -> None:
-        record.alerts.append((alert.time, "siem", f"{alert.rule}:{alert.subject}"))
-        world.trace.record(
+    ``start`` it at virtual second 0, ``launch`` further scenarios at any time, ``finish`` it once.
+    """
+
+    def __init__(self, world: World, experiment: Experiment) -> None:
+        self.world, self.experiment = world, experiment
+        self.watch = FunctionWatch(world)
+        self.record = RunRecord(experiment, WARM_UP)
+        self.attacks: list[Attack] = []
+        self._goals: list[GoalWatch] = []
+        self._stood_for = compensating.stood_for(experiment.compensating)
+
+    def start(self, scenario: Scenario | None) -> None:
+        """Start the world, who watches it, and ``scenario`` if there is one."""
+        world = self.world
+        attack = place_attacker(world, scenario, self.experiment.attacker) if scenario is not None else None
+        for siem in world.siems.values():
+            siem.on_alert.append(self._alerted)
+        world.start()
+        Responder(world, self.experiment.response).start()
+        self.watch.start(WARM_UP)
+        world.loop.wake(WARM_UP, self._look, WARM_UP)
+        if attack is not None and scenario is not None:
+            self._begin(attack, scenario, max(WARM_UP, scenario.start))
+
+    def launch(self, scenario: Scenario, attacker: str | None = None, after: float = 1.0) -> Attack:
+        """Let ``scenario`` begin ``after`` s from now, beside what runs already; OtlabError if the site lacks a part."""
+        check_against(self.world.site, scenario)
+        attack = place_attacker(self.world, scenario, attacker)
+        begin = self.world.loop.time() + after
+        self._begin(attack, scenario.model_copy(update={"start": after}), max(WARM_UP, begin))
+        return attack
+
+    def finish(self, end: float) -> RunRecord:
+        """What the run has left by ``end`` (s), which is now."""
+        self.watch.finish(end)
+        self._look(end)
+        self.record.goals = [
+            (goal.title(), watch.met.get(number))
+            for watch in self._goals
+            for number, goal in enumerate(watch.goals)
+        ]
+        return _fill(self.record, self.world, self.watch, [attack.state for attack in self.attacks])
+
+    def _begin(self, attack: Attack, scenario: Scenario, look_from: float) -> None:
+        goals = _watch_goals(self.world, self.watch, scenario, look_from)
+        if goals is not None:
+            self._goals.append(goals)
+        _set_off(self.world, attack, scenario)
+        self.attacks.append(attack)
+
+    def _alerted(self, alert: SecurityAlert) -> None:
+        self.record.alerts.append((alert.time, "siem", f"{alert.rule}:{alert.subject}"))
+        self.world.trace.record(
             "alert", alert.source, rule=alert.rule, subject=alert.subject, severity=alert.severity
         )
 
-    for siem in world.siems.values():
-        siem.on_alert.append(alerted)
-    stood_for = compensating.stood_for(experiment.compensating)
-
-    def look(due: float) -> None:
-        found = levels.measure(world, stood_for)
+    def _look(self, due: float) -> None:
+        found = levels.measure(self.world, self._stood_for)
+        record = self.record
         record.levels = levels.lowest(record.levels, found) if record.levels else found
-        world.loop.wake(due + LEVELS_EVERY, look, due + LEVELS_EVERY)
+        self.world.loop.wake(due + LEVELS_EVERY, self._look, due + LEVELS_EVERY)
 
-    world.start()
-    Responder(world, experiment.response).start()
-    watch.start(WARM_UP)
-    world.loop.wake(WARM_UP, look, WARM_UP)
-    goals = _watch_goals(world, watch, scenario)
-    if attack is not None and scenario is not None:
-        _set_off(world, attack, scenario)
+
+def _run(world: World, scenario: Scenario | None, experiment: Experiment) -> RunRecord:
+    course = Course(world, experiment)
+    course.start(scenario)
     # Reference counting frees nearly everything; the collector's passes over a live world only cost time.
     collecting = gc.isenabled()
     gc.disable()
@@ -288,15 +330,13 @@ def _run(world: World, scenario: Scenario | None, experiment: Experiment) -> Run
     finally:
         if collecting:
             gc.enable()
-    watch.finish(experiment.duration)
-    look(experiment.duration)
-    if goals is not None:
-        record.goals = [(goal.title(), goals.met.get(number)) for number, goal in enumerate(goals.goals)]
-    return _fill(record, world, watch, attack.state if attack is not None else None)
+    return course.finish(experiment.duration)
 
 
-def _watch_goals(world: World, watch: FunctionWatch, scenario: Scenario | None) -> GoalWatch | None:
-    if scenario is None or not scenario.goals:
+def _watch_goals(
+    world: World, watch: FunctionWatch, scenario: Scenario, begin: float
+) -> GoalWatch | None:
+    if not scenario.goals:
         return None
     missing = {name: _not(one.available) for name, one in watch.watches.items()}
     inside = [one.available for one in watch.unsafe.values()]
@@ -304,7 +344,7 @@ def _watch_goals(world: World, watch: FunctionWatch, scenario: Scenario | None) 
     made = world.site.essential_functions.production
     missing["production"] = lambda: world.plant.value(made.signal) < made.expected / 2
     goals = GoalWatch(world, scenario.goals, missing)
-    goals.start(max(WARM_UP, scenario.start))
+    goals.start(begin)
     return goals
 
 
@@ -315,9 +355,10 @@ def _not(there: Callable[[], bool]) -> Callable[[], bool]:
 def _set_off(world: World, attack: Attack, scenario: Scenario) -> None:
     """Run the scenario as a program of the attacker's machine, or of no machine where nobody attacks."""
     if attack.attacker is not None:
-        attack.attacker.spawn(carry_out(attack, scenario), "attack")
+        attack.tasks.append(attack.attacker.spawn(carry_out(attack, scenario), "attack"))
         return
     task = world.loop.create_task(carry_out(attack, scenario))
+    attack.tasks.append(task)
 
     def ended(task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
@@ -327,11 +368,12 @@ def _set_off(world: World, attack: Attack, scenario: Scenario) -> None:
     task.add_done_callback(ended)
 
 
-def _fill(record: RunRecord, world: World, watch: FunctionWatch, state: Any) -> RunRecord:
-    if state is not None:
-        record.attack_start = state.first_action
-        record.succeeded, record.refused = state.succeeded, state.refused
-        record.gave_up = state.gave_up
+def _fill(record: RunRecord, world: World, watch: FunctionWatch, states: Sequence[AttackState]) -> RunRecord:
+    begun = [state.first_action for state in states if state.first_action is not None]
+    record.attack_start = min(begun, default=None)
+    record.succeeded = sum(state.succeeded for state in states)
+    record.refused = sum(state.refused for state in states)
+    record.gave_up = next((state.gave_up for state in states if state.gave_up is not None), None)
     record.lost = {name: list(one.lost) for name, one in watch.watches.items()}
     record.unsafe = {name: list(one.lost) for name, one in watch.unsafe.items()}
     record.product = watch.product
