@@ -281,7 +281,7 @@ class Course:
             self._begin(attack, scenario, max(WARM_UP, scenario.start))
 
     def launch(self, scenario: Scenario, attacker: str | None = None, after: float = 1.0) -> Attack:
-        """Let ``scenario`` begin ``after`` s from now, beside what runs already; OtlabError if the site lacks a part."""
+        """Let ``scenario`` begin ``after`` s from now, beside what runs already; OtlabError for what the site lacks."""
         check_against(self.world.site, scenario)
         attack = place_attacker(self.world, scenario, attacker)
         begin = self.world.loop.time() + after

@@ -38,7 +38,9 @@ def listen(host: str, port: int) -> socket.socket:
             raise OtlabError(f"the live lab did not get a loopback address for {host!r}")
     except OSError as error:
         made.close()
-        raise OtlabError(f"cannot listen on {host}:{port}: {(error.strerror or str(error)).lower()}") from None
+        raise OtlabError(
+            f"cannot listen on {host}:{port}: {(error.strerror or str(error)).lower()}"
+        ) from None
     except BaseException:
         made.close()
         raise

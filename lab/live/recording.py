@@ -186,8 +186,9 @@ def _mistake(path: Path | str, number: int, message: str) -> DocumentError:
     return DocumentError([Problem(str(path), number, 1, "", message)])
 
 
-
-def follow(session: Session, inputs: Iterable[Input], until: float, each: Callable[[], None] = _nothing) -> None:
+def follow(
+    session: Session, inputs: Iterable[Input], until: float, each: Callable[[], None] = _nothing
+) -> None:
     """Bring ``session`` to virtual second ``until`` with the inputs of another run that lie before or at it.
 
     ``each`` is called every second of virtual time, for whoever shows how far it is.
