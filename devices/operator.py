@@ -87,6 +87,23 @@ class Operator:
             self.hmi.host.spawn(self.colleague._attend(), f"operator {self.colleague.name}")
         self.hmi.host.spawn(self._routine(), f"operator {self.name} routine")
 
+    def step_aside(self) -> None:
+        """Somebody else takes the chair: what was begun is left, and alarms are theirs."""
+        host = self.hmi.host
+        for one in (self, *(() if self.colleague is None else (self.colleague,))):
+            one.present.clear()
+        for task in list(host.tasks):
+            if task.get_name().startswith(f"{host.name}:operator "):
+                task.cancel()
+
+    def come_back(self) -> None:
+        """Take the chair again, and look at what stands."""
+        for one in (self, *(() if self.colleague is None else (self.colleague,))):
+            one.present.set()
+        self.resume()
+        for alarm in self.hmi.alarms.values():
+            self._alarms.put_nowait(alarm)
+
     def _hear(self, alarm: Alarm, raised: bool) -> None:
         self.trace.record(
             "alarm" if raised else "alarm.cleared", self.hmi.name, tag=alarm.tag, level=alarm.level

@@ -370,6 +370,84 @@ def run(
     click.echo(f"{duration:g} simulated s in {took:.2f} s: {duration / took:,.0f} times real time")
 
 
+@main.command()
+@_site
+@click.option(
+    "--scenario", default=None, help="A scenario's name or file that is part of the run from its start."
+)
+@_selected
+@click.option("--seed", type=int, default=1, show_default=True)
+@click.option(
+    "--speed",
+    type=click.FloatRange(0.1, 1000),
+    default=1.0,
+    show_default=True,
+    help="Virtual seconds a second.",
+)
+@click.option("--paused", is_flag=True, help="Let time stand until somebody lets it go on.")
+@click.option(
+    "--attach",
+    "attach",
+    multiple=True,
+    metavar="ZONE:ASSET:PORT=127.0.0.1:PORT",
+    help="Let outside tools reach a port of an asset from a laptop in a zone. Repeatable.",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="127.0.0.1 or ::1, nothing else.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 for a free one."
+)
+@click.option(
+    "--duration",
+    type=click.FloatRange(min=60),
+    default=86400.0,
+    show_default=True,
+    help="Virtual seconds after which the run ends.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    help="Folder of inputs, trace and record. [default: the next free runs/live/NUMBER]",
+)
+@click.option("--pcap", is_flag=True, help="Also keep all traffic, as capture.pcapng in the folder.")
+@click.option(
+    "--replay",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="Bring the run of an inputs.jsonl back in virtual time, and stop; it says what is in force.",
+)
+@_response
+@_set
+def live(
+    site: str,
+    scenario: str | None,
+    selection: Callable[[], Selection],
+    seed: int,
+    speed: float,
+    paused: bool,
+    attach: tuple[str, ...],
+    host: str,
+    port: int,
+    duration: float,
+    out: Path | None,
+    pcap: bool,
+    replay: Path | None,
+    response: Mode,
+    overrides: tuple[tuple[str, float], ...],
+) -> None:
+    """Run a site at the pace of the wall clock, with an operator's station and a console in the browser."""
+    from lab import live_commands
+
+    folder = out if out is not None else live_commands.next_folder(Path("runs/live"))
+    if replay is not None:
+        live_commands.bring_back(replay, folder, pcap)
+        return
+    from scenarios.experiment import Experiment
+
+    experiment = Experiment.of(site, selection(), scenario, seed, duration, overrides, None, response)
+    live_commands.host_lab(experiment, attach, folder, pcap, speed=speed, paused=paused, host=host, port=port)
+
+
 @main.command("list")
 def list_() -> None:
     """List what is shipped: sites, scenarios, requirements that act."""

@@ -16,6 +16,8 @@ ONLY = {
     "matplotlib": {"results/figures.py"},
     "h11": {"devices/web.py"},
     "pyrad": {"devices/auth_server.py"},
+    "starlette": {"lab/live/web.py"},
+    "uvicorn": {"lab/live/serve.py"},
 }
 
 
@@ -61,8 +63,12 @@ def test_a_control_never_looks_at_the_plant_or_the_attacker() -> None:
         assert not attributes & {"plant", "wiring", "interceptor"}, path
 
 
-def test_nothing_installed_opens_a_socket_of_the_operating_system() -> None:
-    # Live mode will have one module that binds loopback; until then no module needs the socket module's functions.
+#: The one module that makes sockets of the operating system; what it makes is bound to loopback (test_live_outside).
+SOCKETS = "lab/live/loopback.py"
+
+
+def test_only_one_module_opens_a_socket_of_the_operating_system() -> None:
+    users = set()
     for path in modules():
         tree = ast.parse(path.read_text(encoding="utf-8"))
         calls = {
@@ -72,4 +78,23 @@ def test_nothing_installed_opens_a_socket_of_the_operating_system() -> None:
             and isinstance(node.value, ast.Name)
             and node.value.id == "socket"
         }
-        assert not calls - {"AF_INET", "SOCK_STREAM", "SOCK_DGRAM", "gaierror", "EAI_NONAME"}, path
+        if calls - {"AF_INET", "SOCK_STREAM", "SOCK_DGRAM", "gaierror", "EAI_NONAME"}:
+            users.add(path.relative_to(ROOT).as_posix())
+    assert users == {SOCKETS}
+
+
+def test_only_the_live_lab_knows_its_sockets_and_only_the_command_line_knows_the_live_lab() -> None:
+    for path in modules():
+        name = path.relative_to(ROOT).as_posix()
+        for wanted in imported(path):
+            if wanted.startswith("lab.live"):
+                assert name.startswith(("lab/live/", "lab/live_commands.py")), name
+            if wanted == "lab.live.loopback":
+                assert name in ("lab/live/outside.py", "lab/live/serve.py"), name
+
+
+def test_what_drives_a_live_run_knows_no_wall_clock() -> None:
+    # Below the engine a live run is a virtual run: the same inputs give the same trace at any speed.
+    for name in ("inputs", "bridge", "alarms", "session", "recording", "mimic"):
+        path = ROOT / "lab" / "live" / f"{name}.py"
+        assert not imported(path) & {"time", "datetime", "threading", "secrets", "random", "socket"}, name

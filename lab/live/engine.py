@@ -122,6 +122,11 @@ class Engine:
 
     # -- for any thread --------------------------------------------------------------------------------------
 
+    @property
+    def over(self) -> bool:
+        """Whether it has been told to stop."""
+        return self._stopping
+
     def start(self) -> None:
         """Drive it in a thread of its own."""
         self._thread = threading.Thread(target=self._run, name="otlab-world", daemon=True)

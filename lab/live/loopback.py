@@ -5,7 +5,9 @@ Everything else that listens (the web pages, the attachment points) is handed a 
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import struct
 from ipaddress import ip_address
 
 from testbed.errors import OtlabError
@@ -50,3 +52,12 @@ def listen(host: str, port: int) -> socket.socket:
 def port_of(made: socket.socket) -> int:
     """The port that a socket listens on."""
     return int(made.getsockname()[1])
+
+
+def reset(transport: asyncio.BaseTransport) -> None:
+    """End a connection with a reset instead of a goodbye, as a refused one ends."""
+    made = transport.get_extra_info("socket")
+    if made is not None:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert isinstance(transport, asyncio.Transport)
+    transport.abort()

@@ -286,13 +286,13 @@ class Session:
         return {"done": True} if reason is None else {"refused": reason}
 
     def _take_seat(self, station: str, taken: bool) -> None:
-        first = self.world.operators.get(station)
-        for operator in (first, first.colleague if first is not None else None):
-            if operator is not None:
-                if taken:
-                    operator.present.clear()
-                else:
-                    operator.present.set()
+        operator = self.world.operators.get(station)
+        if operator is None or operator.present.is_set() is not taken:
+            return
+        if taken:
+            operator.step_aside()
+        else:
+            operator.come_back()
 
     # -- scenarios and faults ----------------------------------------------------------------------------------
 
@@ -311,9 +311,9 @@ class Session:
             raise OtlabError(f"no such fault: {where}: {first['msg']}") from None
         if step.hostile:
             raise OtlabError(f"{step.action} is an attacker's step; launch a scenario")
-        scenario = Scenario.model_construct(
-            name="fault", title=step.action.replace("_", " "), summary="", steps=(step,)
-        )
+        about = [str(value) for key, value in step if isinstance(value, str) and key != "action"]
+        title = " ".join((step.action.replace("_", " "), *about))
+        scenario = Scenario.model_construct(name="fault", title=title, summary="", steps=(step,))
         return self._begin(scenario, None)
 
     def _begin(self, scenario: Scenario, attacker: str | None) -> int:
