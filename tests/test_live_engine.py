@@ -18,7 +18,7 @@ from lab.live.engine import MOST_WAITING, BusyError, Engine, Pace
 from lab.live.recording import follow, read_recording
 from lab.live.session import Session
 from scenarios.experiment import Experiment
-from testbed.errors import OtlabError
+from testbed.errors import OtlabError, RunError
 
 
 class Wall:
@@ -257,3 +257,42 @@ def test_a_thread_of_its_own_drives_it_and_stops_when_told(tmp_path: Path) -> No
         made.stop()
     assert (tmp_path / "trace.jsonl").exists()
     assert read_recording(tmp_path / "inputs.jsonl").whole
+
+
+def test_a_folder_that_cannot_be_written_is_told_at_the_end(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    made = Engine(setup(), folder, speed=1000)
+    made.start()
+    assert made.ask(lambda session: session.now).result(30) >= 0
+    (folder / "trace.jsonl").mkdir()
+    (folder / "trace.jsonl" / "in the way").touch()
+    with pytest.raises(RunError, match=r"trace\.jsonl"):
+        made.stop()
+
+
+def test_a_defect_of_the_lab_keeps_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def broken(_engine: Engine) -> dict[str, bytes]:
+        raise KeyError("a view broke")
+
+    made = Engine(setup(), tmp_path, view=broken)
+    made.start()
+    made.stop()
+    assert (tmp_path / "record.json").exists()
+    assert made.failure is not None
+    assert "a view broke" in capsys.readouterr().err
+    with pytest.raises(BusyError):
+        made.pause()
+
+
+def test_an_input_that_cannot_be_kept_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wall = Wall()
+    with engine(wall, tmp_path) as made:
+        assert made.recording is not None
+
+        def full(_one: object) -> None:
+            raise RunError("could not write inputs.jsonl: no space left")
+
+        monkeypatch.setattr(made.recording, "add", full)
+        with pytest.raises(RunError, match="no space"):
+            done(made, wall, made.put("seat", hmi="hmi1", taken=True))
+        assert made.session.inputs == []

@@ -115,6 +115,7 @@ class Engine:
         self._step_to: float | None = None
         self._stopping = False
         self._closed = False
+        self._unkept: OtlabError | None = None
         self._last_view = -1.0
         self._measured = (0.0, 0.0)
         self._thread: threading.Thread | None = None
@@ -199,13 +200,15 @@ class Engine:
         return self._order(lambda answer: self._rewind(to, experiment, answer))
 
     def stop(self) -> None:
-        """End the run, keep what it leaves, and wait for all that (in the thread that drives it, do it)."""
+        """End the run, keep what it leaves, and wait for all that; RunError names a file that cannot be written."""
         self._stopping = True
         self._wake.set()
         if self._thread is None:
             self._finish()
         else:
             self._thread.join()
+        if self._unkept is not None:
+            raise self._unkept
 
     # -- for the driving thread --------------------------------------------------------------------------------
 
@@ -234,12 +237,18 @@ class Engine:
         return wait
 
     def _run(self) -> None:
-        while not self._stopping:
-            wait = self.turn()
-            if wait and not self._orders:
-                self._wake.wait(wait)
-            self._wake.clear()
-        self._finish()
+        try:
+            while not self._stopping:
+                wait = self.turn()
+                if wait and not self._orders:
+                    self._wake.wait(wait)
+                self._wake.clear()
+        except Exception as error:  # noqa: BLE001 - a defect of the lab's own must not cost the run that it drives
+            self._stopping = True
+            self.failure = f"{type(error).__name__}: {error}"
+            traceback.print_exception(error)
+        finally:
+            self._finish()
 
     @property
     def _end(self) -> float:
@@ -373,15 +382,19 @@ class Engine:
                 self.recording.finish(session.now)
             if self.folder is not None:
                 keep(self.folder, session)
+        except OtlabError as error:
+            self._unkept = error
         finally:
             session.close()
 
 
 def keep(folder: Path, session: Session) -> None:
     """End a session and write its trace, samples and record; RunError names a file that cannot be written."""
-    record = session.finish()
-    save_text(folder / "trace.jsonl", "".join(line + "\n" for line in session.trace.lines()))
-    save_text(folder / "trace.csv", "".join(line + "\n" for line in session.trace.table()))
+    try:
+        record = session.finish()
+    finally:  # a world that has failed may not be able to tell its record
+        save_text(folder / "trace.jsonl", "".join(line + "\n" for line in session.trace.lines()))
+        save_text(folder / "trace.csv", "".join(line + "\n" for line in session.trace.table()))
     save_text(folder / "record.json", json.dumps(as_data(record), indent=1, default=str) + "\n")
 
 

@@ -7,14 +7,14 @@ other's memory: a tool is not read from while what it has sent waits, and one th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from socket import socket
 from typing import Any, Final
 
-from lab.live.bridge import Attachment
 from lab.live.engine import Engine
 from lab.live.inputs import PIECE
-from lab.live.loopback import listen, port_of, reset
+from lab.live.loopback import reset
 from testbed.errors import OtlabError
 
 #: Connections that may be open at once through one attachment point.
@@ -25,22 +25,18 @@ MOST_OUT: Final = 1 << 20
 
 
 class Doors:
-    """The attachment points of one lab, on the running asyncio loop."""
+    """The attachment points of one lab, on the running asyncio loop; ``sockets`` listen for one each, in order."""
 
-    def __init__(self, engine: Engine, attachments: tuple[Attachment, ...]) -> None:
-        self.engine, self.attachments = engine, attachments
+    def __init__(self, engine: Engine, sockets: Sequence[socket]) -> None:
+        self.engine, self._sockets = engine, sockets
         self.tools: dict[int, Tool] = {}
-        #: what each attachment point really listens on: (host, port)
-        self.places: list[tuple[str, int]] = []
         self._servers: list[asyncio.Server] = []
         self._next = 0
         self._loop = asyncio.get_running_loop()
 
     async def open(self) -> None:
-        """Listen; OtlabError for a place that is not loopback, or is taken."""
-        for number, attachment in enumerate(self.attachments):
-            made = listen(attachment.host, attachment.listens)
-            self.places.append((attachment.host, port_of(made)))
+        """Let tools in."""
+        for number, made in enumerate(self._sockets):
             self._servers.append(await self._loop.create_server(self._maker(number), sock=made))
 
     def _maker(self, number: int) -> Any:

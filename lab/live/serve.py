@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from socket import socket
 from typing import Any, Final
 
 import uvicorn
@@ -89,16 +90,20 @@ class LiveLab:
         port: int = 0,
         paused: bool = False,
     ) -> None:
+        # All that listens is made first: what cannot be listened on is told before anything else is done.
         self._socket = listen(host, port)
+        self._doors: list[socket] = []
+        self.doors: Doors | None = None
         try:
-            self.doors: Doors | None = None
+            self._doors += (listen(one.host, one.listens) for one in setup.attachments)
             self.engine = Engine(setup, folder, speed=speed, view=views.published, outlet=self._outlet)
             self.engine.on_cut.append(self._cut)
             if paused:
                 self.engine.pause()
             self.web = Web(self.engine, Tokens())
         except BaseException:
-            self._socket.close()
+            for made in (self._socket, *self._doors):
+                made.close()
             raise
         self.web.ports.add(port_of(self._socket))
         config = uvicorn.Config(
@@ -122,12 +127,13 @@ class LiveLab:
 
     async def open(self) -> Place:
         """Begin: the engine's thread, the attachment points, the pages."""
-        self.doors = Doors(self.engine, self.engine.session.setup.attachments)
+        self.doors = Doors(self.engine, self._doors)
         await self.doors.open()
         self.engine.start()
         self._serving = asyncio.create_task(self._server.serve(sockets=[self._socket]))
         # The socket listens already: who comes early waits in its queue, and uvicorn tells nobody when it is ready.
-        return Place(self._url, self.web.tokens, tuple(self.doors.places))
+        attached = zip(self.engine.session.setup.attachments, self._doors, strict=True)
+        return Place(self._url, self.web.tokens, tuple((one.host, port_of(made)) for one, made in attached))
 
     async def wait(self) -> None:
         """Until somebody ends it."""
@@ -148,7 +154,8 @@ class LiveLab:
             if self.doors is not None:
                 self.doors.close()
         finally:
-            self._socket.close()
+            for made in (self._socket, *self._doors):
+                made.close()
             await asyncio.to_thread(self.engine.stop)
 
     def _outlet(self, connection: int, data: bytes | None) -> None:

@@ -170,6 +170,8 @@ class Web:
         self.ports: set[int] = set()
         self.site = engine.session.world.site
         self.stations = tuple(engine.session.world.hmis)
+        if not self.stations:
+            raise OtlabError(f"site {self.site.name!r} has no operator station to show")
         self.pictures = {name: draw(self.site, name) for name in self.stations}
         self._people: dict[str, _LoggedIn] = {}
         folder = Path(str(files("lab"))) / "live" / "assets"
