@@ -185,6 +185,26 @@ def test_scenarios_are_launched_and_stopped_while_it_runs() -> None:
         session.close()
 
 
+def test_a_fault_that_is_ended_is_repaired() -> None:
+    session = Session(setup(duration=4000.0))
+    try:
+        session.advance(40.0)
+        bias = {"action": "sensor_fails", "sensor": "LIT101", "how": "bias", "amount": 200, "lasting": 3600}
+        number = give(session, "fault", step=bias)["launch"]
+        session.advance(45.0)
+        shown = session.world.hmis["hmi1"].values
+        assert shown["LIT101"] > 650
+        give(session, "stop", launch=number)
+        session.advance(50.0)
+        assert shown["LIT101"] < 600
+        number = give(session, "fault", step={"action": "restart_station", "station": "hmi1"})["launch"]
+        session.advance(55.0)
+        assert "ends by itself" in give(session, "stop", launch=number)["refused"]
+        assert give(session, "seat", hmi="hmi1", taken=True) == {"refused": "hmi1 is off"}
+    finally:
+        session.close()
+
+
 def _busy_run() -> Session:
     """A run with a bit of everything that can come from outside."""
     session = Session(

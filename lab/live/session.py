@@ -58,6 +58,8 @@ MOST_BLOCKED: Final = 500
 #: Connections of outside tools that may be open at once, and launches of one run.
 MOST_CONNECTIONS: Final = 64
 MOST_LAUNCHES: Final = 200
+#: Faults that are put right when they are ended before their time.
+REPAIRED: Final = frozenset({"sensor_fails", "actuator_fails", "cabling_loop"})
 _STEP: TypeAdapter[Step] = TypeAdapter(AnyStep)
 
 
@@ -93,6 +95,8 @@ class Launched:
     title: str
     time: float
     attack: Attack
+    #: it can be ended; faults that repair themselves and nothing else cannot
+    stoppable: bool = True
     stopped: bool = False
 
     @property
@@ -314,15 +318,15 @@ class Session:
         about = [str(value) for key, value in step if isinstance(value, str) and key != "action"]
         title = " ".join((step.action.replace("_", " "), *about))
         scenario = Scenario.model_construct(name="fault", title=title, summary="", steps=(step,))
-        return self._begin(scenario, None)
+        return self._begin(scenario, None, step.action in REPAIRED)
 
-    def _begin(self, scenario: Scenario, attacker: str | None) -> int:
+    def _begin(self, scenario: Scenario, attacker: str | None, stoppable: bool = True) -> int:
         if len(self.launched) >= MOST_LAUNCHES:
             raise OtlabError(f"{MOST_LAUNCHES} launches are the most of one run")
         check_against(self.world.site, scenario)
         attack = self.course.launch(scenario, attacker)
         number = len(self.launched)
-        self.launched.append(Launched(number, scenario.name, scenario.title, self.now, attack))
+        self.launched.append(Launched(number, scenario.name, scenario.title, self.now, attack, stoppable))
         self.trace.record("lab.launched", "instructor", scenario=scenario.name, title=scenario.title)
         return number
 
@@ -330,6 +334,8 @@ class Session:
         if one.launch >= len(self.launched):
             raise OtlabError(f"nothing was launched under number {one.launch}")
         launched = self.launched[one.launch]
+        if not launched.stoppable:
+            raise OtlabError(f"{launched.title} ends by itself")
         if launched.running:
             launched.stopped = True
             launched.attack.stop()

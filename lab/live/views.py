@@ -259,6 +259,7 @@ def _console(session: Session) -> dict[str, Any]:
                 "title": one.title,
                 "time": round(one.time, 1),
                 "running": one.running,
+                "stoppable": one.running and one.stoppable,
                 "stopped": one.stopped,
                 "done": one.attack.state.succeeded,
                 "refused": one.attack.state.refused,

@@ -48,8 +48,10 @@ class SensorFails(Step):
             case "dead":
                 sensor.fault = dead()
         attack.note(self, "done", target=self.sensor, how=self.how)
-        await asyncio.sleep(self.lasting)
-        sensor.fault = None
+        try:
+            await asyncio.sleep(self.lasting)
+        finally:  # also where an instructor ends it
+            sensor.fault = None
         attack.note(self, "repaired", target=self.sensor)
 
 
@@ -72,6 +74,8 @@ class ActuatorFails(Step):
         machine = attack.world.plant.actuators[self.actuator]
         machine.stick(self.at)
         attack.note(self, "done", target=self.actuator)
-        await asyncio.sleep(self.lasting)
-        machine.release()
+        try:
+            await asyncio.sleep(self.lasting)
+        finally:
+            machine.release()
         attack.note(self, "repaired", target=self.actuator)

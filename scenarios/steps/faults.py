@@ -48,9 +48,11 @@ class CablingLoop(Step):
         for switch in struck:
             switch.looped = True
         attack.note(self, "done", target=self.zone, zones=",".join(z for one in struck for z in one.zones))
-        await asyncio.sleep(self.lasting)
-        for switch in struck:
-            switch.looped = False
+        try:
+            await asyncio.sleep(self.lasting)
+        finally:  # also where an instructor ends it
+            for switch in struck:
+                switch.looped = False
 
 
 class NetworkOutage(Step):

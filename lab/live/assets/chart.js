@@ -26,7 +26,7 @@ function chart(element, series, { scale, limits = {}, digits = 1, seconds = 600,
   for (const part of [0, 0.25, 0.5, 0.75, 1]) {
     const at = left + (width - left - right) * part;
     parts.push(svg("path", { class: "grid", d: `M${at.toFixed(1)} ${top}V${height - bottom}` }));
-    if (!axis || (width < 280 && part % 0.5)) continue;
+    if (!axis || (width < 340 && part % 0.5)) continue;
     const ago = seconds * (1 - part) / 60;
     parts.push(svg("text", { class: `axis ${part === 1 ? "end" : part === 0 ? "start" : "middle"}`, x: at.toFixed(1), y: height - 3 }, ago ? `−${+ago.toFixed(1)} min` : "now"));
   }

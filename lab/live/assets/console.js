@@ -119,7 +119,7 @@ function take(next) {
   rows("launched", view.launched.toReversed(), (one) => [
     make("td", { class: "number" }, one.time.toFixed(0)), make("td", {}, make("strong", {}, one.name === "fault" ? one.title : one.name)),
     make("td", { class: "muted" }, one.stopped ? "stopped" : one.running ? `${one.done} done, ${one.refused} refused` : `over: ${one.done} done, ${one.refused} refused`),
-    make("td", { class: "act" }, one.running ? make("button", { type: "button", onclick: () => order("/api/console/input", { kind: "stop", launch: one.number }) }, "Stop") : null)]);
+    make("td", { class: "act" }, one.stoppable ? make("button", { type: "button", onclick: () => order("/api/console/input", { kind: "stop", launch: one.number }) }, "Stop") : null)]);
   rows("incidents", view.incidents.toReversed(), (one) => [
     make("td", {}, make("span", { class: `severity s${one.severity}` }, ["", "low", "medium", "high", "critical"][one.severity])),
     make("td", { class: "number" }, one.opened.toFixed(0)),
