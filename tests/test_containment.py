@@ -97,3 +97,28 @@ def _stays_inside(folder: Path, name: str, prefix: str, level: int) -> None:
     except OtlabError:
         pass  # a network that cannot be the site's is told as such
     assert seen == []
+
+
+def test_a_live_session_reaches_nothing_whatever_comes_into_it() -> None:
+    from lab.live.bridge import Attachment
+    from lab.live.inputs import INPUT
+    from lab.live.session import Session, Setup
+
+    attachments = (Attachment("operations", "plc1", 502), Attachment("enterprise", "8.8.8.8", 53))
+    experiment = Experiment("water", (), "SL 0", None, 1, 600.0)
+    with looking() as seen:
+        session = Session(Setup(experiment, attachments))
+        try:
+            session.advance(40.0)
+            for what in (
+                {"kind": "launch", "scenario": "unauthorized-write"},
+                {"kind": "opened", "attachment": 0, "connection": 1},
+                {"kind": "opened", "attachment": 1, "connection": 2},
+                {"kind": "bytes", "connection": 1, "hex": "000100000006010300640001"},
+                {"kind": "write", "hmi": "hmi1", "tag": "MV101_AUTO", "value": 0},
+            ):
+                session.take(INPUT.validate_python({"t": session.now, **what}))
+            session.advance(120.0)
+        finally:
+            session.close()
+    assert seen == []
