@@ -47,7 +47,9 @@ def kinds(session: Session, *wanted: str) -> list[tuple[str, dict[str, Any]]]:
     return [(event.kind, dict(event.data)) for event in session.trace.of_kind(*wanted)]
 
 
-@pytest.mark.parametrize(("level", "scenario"), [(0, None), (2, "unauthorized-write")])
+@pytest.mark.parametrize(
+    ("level", "scenario"), [(0, None), pytest.param(2, "unauthorized-write", marks=pytest.mark.slow)]
+)
 def test_a_run_in_slices_is_the_run_in_one_go(level: int, scenario: str | None) -> None:
     wanted = setup(level, scenario, 330.0)
     record, trace = run(wanted.experiment)
@@ -108,6 +110,49 @@ def test_the_seat_under_controls_asks_for_password_and_code_and_locks() -> None:
         assert give(session, "write", hmi="hmi1", tag="MV101_AUTO", value=1) == {"refused": "session locked"}
     finally:
         session.close()
+
+
+@pytest.mark.slow
+def test_what_the_person_on_shift_carries_gets_in_where_a_code_is_asked_for() -> None:
+    from lab.live.views import card
+
+    session = Session(setup(4, duration=4000.0))
+    try:
+        session.advance(95.0)
+        give(session, "seat", hmi="hmi1", taken=True)
+        give(session, "log_out", hmi="hmi1")
+        carried = card(session, "hmi1")
+        typed = {"hmi": "hmi1", "user": carried["user"], "password": carried["password"]}
+        assert give(session, "log_in", **typed) == {"refused": "log-in failed"}
+        assert give(session, "log_in", **typed, code=carried["code"]) == {"done": True}
+        give(session, "log_out", hmi="hmi1")
+        assert give(session, "log_in", **typed, code=carried["code"]) == {"refused": "log-in failed"}  # used
+    finally:
+        session.close()
+
+
+@pytest.mark.slow
+def test_looking_changes_nothing() -> None:
+    from lab.live.engine import Engine
+    from lab.live.views import card, catalogue_of, described, events, people, published, trend
+
+    def looked_at(looking: bool) -> str:
+        engine = Engine(setup(2, None, 4000.0))
+        try:
+            for at in range(30, 1300, 10):  # past the moment at which an idle session would lock
+                engine.session.advance(at)
+                if looking:
+                    published(engine)
+                    session = engine.session
+                    for look in (catalogue_of, people, lambda one: events(one, 0)):
+                        look(session)
+                    for look in (card, described, lambda one, name: trend(one, name, ["LIT101"], 600)):
+                        look(session, "hmi1")
+            return text(engine.session.trace)
+        finally:
+            engine.stop()
+
+    assert looked_at(True) == looked_at(False)
 
 
 def test_alarms_are_acknowledged_and_shelved() -> None:
