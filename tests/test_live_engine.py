@@ -259,6 +259,29 @@ def test_a_thread_of_its_own_drives_it_and_stops_when_told(tmp_path: Path) -> No
     assert read_recording(tmp_path / "inputs.jsonl").whole
 
 
+def test_a_stop_on_the_way_back_leaves_a_recording_that_can_be_read(tmp_path: Path) -> None:
+    wall = Wall()
+    with engine(wall, tmp_path) as made:
+        made.step(60)
+        pass_(made, wall, 0.5)
+        done(made, wall, made.put("seat", hmi="hmi1", taken=True))
+        made.step(60)
+        pass_(made, wall, 0.6)
+        followed = made._followed
+
+        def stopped() -> None:
+            made._stopping = made.session.now > 30
+            followed()
+
+        made._followed = stopped  # type: ignore[method-assign]
+        made.rewind(100.0)
+        made.turn()
+        assert made.failure is None
+    recorded = read_recording(tmp_path / "inputs.jsonl")
+    assert (recorded.whole, recorded.inputs) == (True, ())
+    assert 30 < recorded.end < 60
+
+
 def test_a_folder_that_cannot_be_written_is_told_at_the_end(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     made = Engine(setup(), folder, speed=1000)

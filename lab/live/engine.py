@@ -338,7 +338,8 @@ class Engine:
         try:
             follow(new, [one for one in old.inputs if one.t <= to], to, self._followed)
         except Exception as error:  # noqa: BLE001 - as in _advance
-            self._fail(error)
+            if not self._stopping:
+                self._fail(error)
         else:
             self.state, self.failure = "paused", None
         self.rewinding = None
@@ -346,7 +347,8 @@ class Engine:
         if self.recording is not None:
             self.recording.setup = setup
             self.recording.rewrite(new.inputs)
-        self._cut_off(new)
+        if self.state == "paused":
+            self._cut_off(new)
         self._restart()
         answer.set_result(None)
 

@@ -49,7 +49,6 @@ MOST_STREAMS: Final = 16
 STREAM_ALIVE: Final = 15.0
 #: Seconds that an answer of the run is waited for.
 PATIENCE: Final = 20.0
-COOKIE: Final = "otlab"
 CSRF: Final = "x-lab-token"
 #: What a station's screen may do to the run.
 STATION_INPUTS: Final = frozenset({"seat", "log_in", "log_out", "touch", "write", "acknowledge", "shelve"})
@@ -188,6 +187,11 @@ class Web:
         views.offered(self.site.name)  # now, because it takes a second
         self.app = self._guard(Starlette(routes=self._routes(), exception_handlers={_Refusal: _refused}))
 
+    @property
+    def cookie(self) -> str:
+        """Name of the cookie: browsers know cookies by address and not by port, and two labs may run side by side."""
+        return f"otlab-{min(self.ports, default=0)}"
+
     def _routes(self) -> list[Route]:
         page = self._page
         return [
@@ -265,7 +269,7 @@ class Web:
 
             async def __call__(_self, scope: Scope, receive: Receive, send: Send) -> None:
                 request = Request(scope, receive, send)
-                who = self._people.get(request.cookies.get(COOKIE, ""))
+                who = self._people.get(request.cookies.get(self.cookie, ""))
                 if who is None:
                     if request.method == "GET" and not request.url.path.startswith("/api/"):
                         await RedirectResponse("/login", 303)(scope, receive, send)
@@ -304,13 +308,13 @@ class Web:
         while len(self._people) > MOST_SESSIONS:
             del self._people[next(iter(self._people))]
         answer = RedirectResponse("/", 303)
-        answer.set_cookie(COOKIE, key, httponly=True, samesite="strict", path="/")
+        answer.set_cookie(self.cookie, key, httponly=True, samesite="strict", path="/")
         return answer
 
     async def logout(self, request: Request) -> Response:
-        self._people.pop(request.cookies.get(COOKIE, ""), None)
+        self._people.pop(request.cookies.get(self.cookie, ""), None)
         answer = JSONResponse({"done": True})
-        answer.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
+        answer.delete_cookie(self.cookie, path="/", httponly=True, samesite="strict")
         return answer
 
     # -- pages -------------------------------------------------------------------------------------------------
