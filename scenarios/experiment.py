@@ -333,9 +333,7 @@ def _run(world: World, scenario: Scenario | None, experiment: Experiment) -> Run
     return course.finish(experiment.duration)
 
 
-def _watch_goals(
-    world: World, watch: FunctionWatch, scenario: Scenario, begin: float
-) -> GoalWatch | None:
+def _watch_goals(world: World, watch: FunctionWatch, scenario: Scenario, begin: float) -> GoalWatch | None:
     if not scenario.goals:
         return None
     missing = {name: _not(one.available) for name, one in watch.watches.items()}
