@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -35,13 +36,21 @@ class ArmResult:
         return wilson(self.acted, self.tried)
 
     def total(self, within: float, intrusions: float, emergencies: float) -> Estimate:
-        """Events a year that end badly, at rates a year; the bounds are those of missed deadlines."""
-        missed, share = self.missed(within), self.acted / self.tried if self.tried else 0.0
-        parts = [
-            None if one is None else one * emergencies + share * intrusions
-            for one in (missed.value, missed.low, missed.high)
-        ]
-        return Estimate(*parts)
+        """Events a year that end badly, at rates a year, with bounds that both shares' uncertainty goes into.
+
+        Bounds as of Zou and Donner (2008, MOVER): each part's distance from its own Wilson bound, squared and added.
+        """
+        shares = [(emergencies, self.missed(within))]
+        if self.tried:
+            shares.append((intrusions, self.intruded))
+        value = below = above = 0.0
+        for rate, one in shares:
+            if one.value is None or one.low is None or one.high is None:
+                return Estimate()
+            value += rate * one.value
+            below += (rate * (one.value - one.low)) ** 2
+            above += (rate * (one.high - one.value)) ** 2
+        return Estimate(value, value - math.sqrt(below), value + math.sqrt(above))
 
 
 def slower(ours: ArmResult, theirs: ArmResult) -> Estimate:

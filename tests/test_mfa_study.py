@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,29 @@ def test_shares_totals_and_where_the_total_is_worse() -> None:
     # At 60 s: 1 + 1.5 against 2; at 120 s: 1 against 1.5; at 600 s: 1 against 0.5.
     assert worse_from(low, high, 1.0, 2.0, (60.0, 120.0, 600.0)) == [120.0]
     assert low.intruded.value == 1.0
+
+
+def test_the_totals_band_holds_the_truth_as_often_as_it_says() -> None:
+    # 30 emergencies of which 0.4 are missed, 8 intrusions of which 0.6 act, at 2 and 0.5 a year: 1.1 bad ends.
+    luck, hits = random.Random(7), 0
+    for _ in range(1000):
+        answers = tuple(200.0 if luck.random() < 0.4 else 50.0 for _ in range(30))
+        found = ArmResult("one", answers, sum(luck.random() < 0.6 for _ in range(8)), 8).total(
+            100.0, 0.5, 2.0
+        )
+        assert found.low is not None
+        assert found.high is not None
+        hits += found.low <= 1.1 <= found.high
+    assert 0.93 <= hits / 1000 <= 0.98
+
+
+def test_few_intrusions_widen_the_total_and_none_tried_add_nothing() -> None:
+    answers = (50.0, 80.0, 100.0, 110.0)
+    few, many, untried = (ArmResult("one", answers, n // 2, n) for n in (2, 200, 0))
+    wide, narrow, without = (one.total(90.0, 1.0, 2.0) for one in (few, many, untried))
+    assert None not in (wide.high, wide.low, narrow.high, narrow.low)
+    assert wide.high - wide.low > narrow.high - narrow.low  # type: ignore[operator]
+    assert without.value == 1.0
 
 
 def test_answers_are_compared_seed_by_seed_and_what_one_lacks_counts_for_neither() -> None:
