@@ -39,6 +39,7 @@ INTRUSIONS: Final = (
     "account-guessed",
     "account-stolen-inside",
     "account-phished-outside",
+    "account-phished-code",
 )
 INTRUSION_SITE, INTRUSION_LENGTH = "water", 700.0
 COMPENSATING: Final = ("break_glass", "dual_operators", "enhanced_physical_security")

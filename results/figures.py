@@ -793,14 +793,16 @@ def _short(text: str, length: int) -> str:
 @lru_cache(maxsize=4096)  # an outline takes milliseconds, and labels of a run repeat
 def _text_width(text: str, size: float = 7.0) -> float:
     """Return the width in inches of ``text`` in the figure's font."""
-    if not text.strip():  # matplotlib has no outline for nothing
-        return 0.0
     from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import TextPath
+    from matplotlib.textpath import TextPath, text_to_path
 
+    font = FontProperties(family="DejaVu Sans")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
-        outline = TextPath((0, 0), text, size=size, prop=FontProperties(family="DejaVu Sans"))
+        # matplotlib fails to make a path of nothing: spaces, a soft hyphen.
+        if not len(text_to_path.get_text_path(font, text)[1]):
+            return 0.0
+        outline = TextPath((0, 0), text, size=size, prop=font)
         return float(outline.get_extents().x1) / 72
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from lab.mfa_study import ARMS, page, study, table
+from devices.crew import Method
+from lab.mfa_study import ARMS, intruded, page, study, table
 from results.figures import missed_deadlines, png
 from results.mfa import ArmResult, slower, worse_from
 
@@ -57,6 +59,20 @@ def test_answers_are_compared_seed_by_seed_and_what_one_lacks_counts_for_neither
     assert found.high is not None
     assert 10.0 <= found.low < 20.0 < found.high <= 30.0
     assert slower(low, low).value == 0.0
+
+
+@pytest.mark.parametrize(
+    ("method", "gives", "acts"),
+    [("totp", 1.0, True), ("totp", 0.0, False), ("push", 1.0, True), ("fido", 1.0, False)],
+)
+def test_a_false_page_gets_what_can_be_given_away_and_no_security_key(
+    method: Method, gives: float, acts: bool
+) -> None:
+    arm = replace(
+        BY_NAME["SL 4"], mfa=method, overrides=(("phish.code_given", gives), ("phish.push_approved", gives))
+    )
+    experiment = arm.experiment("water", "account-phished-code", 3, 200.0, "spar-h")
+    assert intruded(experiment) is acts
 
 
 @pytest.mark.slow

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from devices.accounts import one_time_code, with_code
 from devices.auth_server import ACCEPT, FACTORY_SECRET, read_packet
+from devices.crew import CrewOperator
 from devices.opcua import UaClient
 from devices.passwords import guesses, words
 from devices.terminal import ACKNOWLEDGE, LOGIN, WELCOME, Line, connect
@@ -50,13 +51,23 @@ def identifier_of(world: World, person: str) -> str:
     return "operator"
 
 
-def code_of(world: World, account: str) -> str | None:
-    """What the token of the account's holder shows now; None without a token."""
+def token_of(world: World, account: str) -> str | None:
+    """The secret in the token of the account's holder; None without a token."""
     for store in world.account_stores.values():
         secret = store.accounts[account].totp_secret if account in store.accounts else None
         if secret is not None:
-            return one_time_code(secret, world.site.epoch.timestamp() + world.loop.time())
+            return secret
     return None
+
+
+def code_of(world: World, account: str) -> str | None:
+    """What the token of the account's holder shows now; None without a token."""
+    secret = token_of(world, account)
+    return (
+        one_time_code(secret, world.site.epoch.timestamp() + world.loop.time())
+        if secret is not None
+        else None
+    )
 
 
 def _lacks_terminal(site: Site, station: str) -> Iterator[str]:
@@ -116,22 +127,24 @@ class TerminalCommand(Step):
     """Log in at the terminal of ``station`` and give ``commands``.
 
     ``credentials``: ``none`` (no password at all), ``default`` (as delivered), ``stolen`` (the password of account
-    ``user`` as it is now, without a token), ``leaked`` (as it was in a list that leaked), ``own`` (what ``person`` has,
-    token included). ``told``: it matters afterwards whether the person knew that use is restricted and recorded; such a
-    person may leave it at that when told.
+    ``user`` as it is now, without a token), ``leaked`` (as it was in a list that leaked), ``phished`` (stolen, and the
+    second factor is asked of the person at the station over a false page, up to ``requests`` times), ``own`` (what
+    ``person`` has, token included). ``told``: it matters afterwards whether the person knew that use is restricted and
+    recorded; such a person may leave it at that when told.
     """
 
     action: Literal["terminal_command"]
     station: Name
-    credentials: Literal["none", "default", "stolen", "leaked", "own"]
+    credentials: Literal["none", "default", "stolen", "leaked", "phished", "own"]
     user: Name | None = None
+    requests: Annotated[int, Field(ge=1, le=100)] = 1
     person: Name | None = None
     told: bool = False
     commands: Commands = ()
 
     @model_validator(mode="after")
     def _somebody(self) -> TerminalCommand:
-        if self.credentials in ("stolen", "leaked") and self.user is None:
+        if self.credentials in ("stolen", "leaked", "phished") and self.user is None:
             raise ValueError(f"{self.credentials} credentials are some user's")
         if self.credentials == "own" and self.person is None:
             raise ValueError("own credentials are some person's")
@@ -153,7 +166,7 @@ async def terminal_command(attack: Attack, step: TerminalCommand) -> None:
     if step.told:
         facts["told"] = True
     reason: str | None = None
-    for name, password in _credentials(world, step):
+    async for name, password in _credentials(world, step):
         dialogue = await _reach(world, step.station)
         if isinstance(dialogue, str):
             attack.note(step, "failed", reason=dialogue, **facts)
@@ -173,9 +186,10 @@ async def terminal_command(attack: Attack, step: TerminalCommand) -> None:
         await asyncio.sleep(1.0)
 
 
-def _credentials(world: World, step: TerminalCommand) -> Iterator[tuple[str, str]]:
+async def _credentials(world: World, step: TerminalCommand) -> AsyncIterator[tuple[str, str]]:
     if step.credentials == "default":
-        yield from DEFAULTS
+        for one in DEFAULTS:
+            yield one
     elif step.credentials == "own":
         name = identifier_of(world, str(step.person))
         yield name, with_code(world.passwords.get(name, ""), code_of(world, name))
@@ -186,7 +200,37 @@ def _credentials(world: World, step: TerminalCommand) -> Iterator[tuple[str, str
         user = str(step.user)
         name = identifier_of(world, user) if user in _at_stations(world) else user
         now = world.passwords.get(name, name)
-        yield name, now if step.credentials == "stolen" else world.leaked.get(name, now)
+        if step.credentials == "phished":
+            for _ in range(step.requests):
+                yield name, with_code(now, await _phished(world, step.station, name))
+        else:
+            yield name, now if step.credentials == "stolen" else world.leaked.get(name, now)
+
+
+async def _phished(world: World, station: str, account: str) -> str | None:
+    """What the person at the station gives away of a second factor; None for nothing, or where none is asked for.
+
+    A one-time code can be read out to a false page and a request on a phone can be approved, each as often as was
+    found for targeted attempts. A badge or a security key answers to the station only: there is nothing to give.
+    """
+    operator = world.operators.get(station)
+    if code_of(world, account) is None or operator is None or not operator.present.is_set():
+        return None
+    method = operator.method if isinstance(operator, CrewOperator) else "totp"
+    if method not in ("totp", "push"):
+        return None
+    stream, figures = world.stream("phished"), world.figures
+    await asyncio.sleep(stream.lognormvariate(*figures.lognormal(f"login.{method}")))
+    share = figures["phish.code_given" if method == "totp" else "phish.push_approved"]
+    given = stream.random() < share
+    world.trace.record("operator.phished", station, user=account, method=method, given=given)
+    if not given:
+        return None
+    if method == "totp":
+        return code_of(world, account)
+    assert isinstance(operator, CrewOperator)
+    token = token_of(world, account)
+    return operator.prove(token) if token is not None else None
 
 
 def _at_stations(world: World) -> frozenset[str]:
