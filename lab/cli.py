@@ -234,7 +234,7 @@ def compare(
     from rich.console import Console
 
     from lab.campaign import Campaign, perform
-    from results import figures, report, statistics
+    from results import figures, look, report, statistics
     from results.store import RowStore, save_bytes, save_text
     from scenarios.actions import check_against
     from scenarios.attackers import profile_of
@@ -274,7 +274,7 @@ def compare(
     cells = statistics.summarize(rows)
     drawn = figures.standard(rows)
     for name, figure in drawn.items():
-        save_bytes(out / f"{name}.png", figures.png(figure))
+        save_bytes(out / f"{name}.png", look.png(figure))
     save_text(out / "rows.jsonl", "".join(json.dumps(row.to_dict(), sort_keys=True) + "\n" for row in rows))
     titles = {name: load_scenario(name, described).title for name in names}
     titles |= {
@@ -285,7 +285,7 @@ def compare(
         out / "report.html",
         rows,
         cells,
-        {name: figures.svg(figure) for name, figure in drawn.items()},
+        {name: look.svg(figure) for name, figure in drawn.items()},
         {"site": described.title, "command": command, "titles": titles},
     )
     console.print(report.table(cells, console.width))

@@ -24,7 +24,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from results import figures as palette
+from results import figures
+from results import look as palette
 from results.rows import FUNCTIONS, NO_ATTACK, Row
 from results.statistics import Cell, Comparison, Estimate, compare, distinct
 from results.store import canonical, save_text
@@ -254,9 +255,9 @@ _KNOWN: Final = ("title", "site", "command", "versions", "titles", "profiles", "
 
 def _caption(name: str) -> str:
     stem, _, page = name.rpartition("-")
-    if page.isdigit() and stem in palette.CAPTIONS:
-        return f"{palette.CAPTIONS[stem]} Page {page}."
-    return palette.CAPTIONS.get(name, name)
+    if page.isdigit() and stem in figures.CAPTIONS:
+        return f"{figures.CAPTIONS[stem]} Page {page}."
+    return figures.CAPTIONS.get(name, name)
 
 
 def _scope(runs: Sequence[Row], site_title: str) -> list[tuple[str, str]]:

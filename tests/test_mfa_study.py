@@ -10,8 +10,9 @@ import pytest
 
 from devices.crew import Method
 from lab.mfa_study import ARMS, intruded, page, study, table
-from results.figures import missed_deadlines, png
+from results.look import png
 from results.mfa import ArmResult, slower, worse_from
+from results.trade_figures import missed_deadlines
 
 BY_NAME = {one.name: one for one in ARMS}
 
