@@ -23,6 +23,7 @@ from lab import (
     scenario_commands,
     siem_commands,
     study_commands,
+    tradeoff_commands,
 )
 from lab.groups import Group
 from testbed.errors import OtlabError
@@ -782,6 +783,7 @@ main.add_command(campaign_commands.campaign)
 main.add_command(siem_commands.siem)
 main.add_command(response_commands.playbooks)
 main.add_command(study_commands.study)
+main.add_command(tradeoff_commands.tradeoff)
 
 if __name__ == "__main__":
     main()

@@ -17,6 +17,8 @@ ONLY = {
     "h11": {"devices/web.py"},
     "pyrad": {"devices/auth_server.py"},
     "starlette": {"lab/live/web.py"},
+    "optuna": {"lab/tradeoff.py"},
+    "weasyprint": {"results/pdf.py"},
     "uvicorn": {"lab/live/serve.py"},
 }
 
