@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from lab.plan import Paired, Plan, Shapley, Sobol, arms, sobol_of
 from results.query import values_of
@@ -12,8 +13,26 @@ from results.statistics import Estimate, mean_interval
 from testbed.errors import OtlabError
 
 
-def attributed(plan: Plan, rows: Sequence[Row], metric: str) -> Iterator[str]:
-    """Lines that say how much each part of the plan's design does to ``metric``; rows in the plan's order.
+@dataclass(frozen=True, slots=True)
+class Attribution:
+    """How much each part does to a metric; ``beside`` is a second number of each, where the design gives one."""
+
+    title: str
+    parts: Mapping[str, Estimate]
+    beside: Mapping[str, Estimate] = field(default_factory=dict)
+
+    def lines(self) -> Iterator[str]:
+        """As text, what matters most first."""
+        yield self.title
+        width = max((len(name) for name in self.parts), default=0)
+        order = sorted(self.parts.items(), key=lambda item: -abs(item[1].value or 0))
+        for name, one in order:
+            more = f"   {_told(self.beside[name])}" if name in self.beside else ""
+            yield f"  {name:{width}} {_told(one)}{more}"
+
+
+def attributed(plan: Plan, rows: Sequence[Row], metric: str) -> list[Attribution]:
+    """How much each part of the plan's design does to ``metric``; rows in the plan's order.
 
     Raises OtlabError for a design without parts, or where a run has no value of the metric.
     """
@@ -25,50 +44,57 @@ def attributed(plan: Plan, rows: Sequence[Row], metric: str) -> Iterator[str]:
     by_arm = [numbers[at : at + len(seeds)] for at in range(0, len(numbers), len(seeds))]
     match plan.design:
         case Shapley():
-            yield from _shapley(plan, plan.design, by_arm, metric)
+            return list(_shapley(plan, plan.design, by_arm, metric))
         case Sobol():
-            yield from _sobol(plan, by_arm, metric)
+            return [_sobol(plan, by_arm, metric)]
         case Paired():
-            yield from _paired(plan, plan.design, by_arm, metric)
+            return [_paired(plan, plan.design, by_arm, metric)]
         case _:
             raise OtlabError(
                 f"a {plan.design.kind} design has no parts to attribute to: use shapley, sobol or paired"
             )
 
 
-def _shapley(plan: Plan, design: Shapley, by_arm: Sequence[Sequence[float]], metric: str) -> Iterator[str]:
+def _shapley(
+    plan: Plan, design: Shapley, by_arm: Sequence[Sequence[float]], metric: str
+) -> Iterator[Attribution]:
     groups: dict[tuple[object, ...], dict[frozenset[str], dict[int, float]]] = {}
     for arm, numbers in zip(arms(plan), by_arm, strict=True):
         key = (arm.site, arm.scenario, arm.attacker)
         groups.setdefault(key, {})[frozenset(arm.marks)] = dict(zip(plan.seed_list, numbers, strict=True))
     for (site, scenario, attacker), outcomes in groups.items():
         who = f" by {attacker}" if attacker else ""
-        yield f"{site}, {scenario or 'no attack'}{who}: share of the change of {metric} by SL {design.level}"
-        shares = shapley_intervals(outcomes, design.parts)
-        for part, share in sorted(shares.items(), key=lambda item: -abs(item[1].value or 0)):
-            yield f"  {part:6} {_told(share)}"
+        title = (
+            f"{site}, {scenario or 'no attack'}{who}: share of the change of {metric} by SL {design.level}"
+        )
+        yield Attribution(title, shapley_intervals(outcomes, design.parts))
 
 
-def _sobol(plan: Plan, by_arm: Sequence[Sequence[float]], metric: str) -> Iterator[str]:
+def _sobol(plan: Plan, by_arm: Sequence[Sequence[float]], metric: str) -> Attribution:
     means = [sum(numbers) / len(numbers) for numbers in by_arm]
     points = sobol_of(plan)
     if len(means) != len(points.points):
         raise OtlabError("two points of the design are the same run: widen the ranges")
-    yield f"share of the variance of {metric}: alone, and with all that it does together with others"
     found = sobol_indices(points, means)
-    for name, (first, total) in sorted(found.items(), key=lambda item: -(item[1][1].value or 0)):
-        yield f"  {name:32} {_told(first)}   {_told(total)}"
+    return Attribution(
+        f"share of the variance of {metric}: with all that it does together with others, and alone",
+        {name: total for name, (_, total) in found.items()},
+        {name: first for name, (first, _) in found.items()},
+    )
 
 
-def _paired(plan: Plan, design: Paired, by_arm: Sequence[Sequence[float]], metric: str) -> Iterator[str]:
+def _paired(plan: Plan, design: Paired, by_arm: Sequence[Sequence[float]], metric: str) -> Attribution:
     pairs: dict[str, dict[str, list[float]]] = {toggle: {"off": [], "on": []} for toggle in design.toggles}
     for arm, numbers in zip(arms(plan), by_arm, strict=True):
         toggle, state = arm.marks
         pairs[toggle][state] += numbers
-    yield f"{metric}: change by each, paired by seed"
-    for toggle, both in pairs.items():
-        changes = [on - off for on, off in zip(both["on"], both["off"], strict=True)]
-        yield f"  {toggle:16} {_told(mean_interval(changes))}"
+    return Attribution(
+        f"{metric}: change by each, paired by seed",
+        {
+            toggle: mean_interval([on - off for on, off in zip(both["on"], both["off"], strict=True)])
+            for toggle, both in pairs.items()
+        },
+    )
 
 
 def _told(one: Estimate) -> str:

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from controls.selection import Selection
+from devices.crew import Method
+from devices.reliability import HumanModel
 from devices.response import Mode
 from results.metrics import measure
 from results.rows import Row
@@ -42,13 +44,25 @@ class Campaign:
     attackers: tuple[str | None, ...] = (None,)
     #: what is done about incidents
     response: Mode = "none"
+    #: how operators are modeled and with what they log in
+    human: HumanModel = "simple"
+    mfa: Method = "totp"
 
     def experiment(
         self, selection: Selection, scenario: str | None, seed: int, attacker: str | None = None
     ) -> Experiment:
         """One cell of the campaign."""
         return Experiment.of(
-            self.site, selection, scenario, seed, self.duration, self.overrides, attacker, self.response
+            self.site,
+            selection,
+            scenario,
+            seed,
+            self.duration,
+            self.overrides,
+            attacker,
+            self.response,
+            self.human,
+            self.mfa,
         )
 
     def experiments(self) -> Iterator[Experiment]:

@@ -186,8 +186,63 @@ def attribute(file: Path, metric: str, out: Path | None) -> None:
     rows, missing = _present(plan, _folder(plan, out))
     if missing:
         raise OtlabError(f"{missing} of {len(rows) + missing} rows are missing: run the campaign first")
-    for line in attributed(plan, rows, metric):
-        click.echo(line)
+    for one in attributed(plan, rows, metric):
+        for line in one.lines():
+            click.echo(line)
+
+
+@campaign.command("report")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    help="Also draw which part matters how much for this (shapley, sobol, paired). Repeatable.",
+)
+@click.option("--pdf", is_flag=True, help="Also write report.pdf (extra: otlab[pdf]).")
+@_out
+def report(file: Path, metrics: tuple[str, ...], pdf: bool, out: Path | None) -> None:
+    """Write finished runs as a page with figures, each figure also as PNG."""
+    import shlex
+    import sys
+
+    from lab.attribution import attributed
+    from lab.plan import load_plan
+    from results import figures, look, statistics
+    from results.report import write_report
+    from results.store import save_bytes
+    from results.trade_figures import importance
+
+    plan = load_plan(file)
+    folder = _folder(plan, out)
+    rows, missing = _present(plan, folder)
+    if not rows or (metrics and missing):
+        raise OtlabError(f"{missing} of {len(rows) + missing} rows are missing: run the campaign first")
+    drawn = dict(figures.standard(rows))
+    for metric in metrics:
+        for number, one in enumerate(attributed(plan, rows, metric), 1):
+            drawn[f"{one.title}. Whiskers: 95 % interval."] = drawing = importance(one.parts, metric)
+            save_bytes(folder / f"importance-{metric}-{number}.png", look.png(drawing))
+    for name, figure in drawn.items():
+        if name.rpartition("-")[0] in figures.CAPTIONS or name in figures.CAPTIONS:
+            save_bytes(folder / f"{name}.png", look.png(figure))
+    write_report(
+        folder / "report.html",
+        rows,
+        statistics.summarize(rows),
+        {name: look.svg(figure) for name, figure in drawn.items()},
+        {
+            "title": plan.title or f"Campaign {plan.name}",
+            "command": shlex.join(["otlab", *sys.argv[1:]]),
+            "Design": plan.design.kind,
+            "Rows missing": missing,
+        },
+    )
+    if pdf:
+        from results.pdf import write_pdf
+
+        write_pdf(folder / "report.pdf", (folder / "report.html").read_text(encoding="utf-8"))
+    click.echo(f"report: {folder / 'report.html'}")
 
 
 @campaign.command("export")

@@ -120,6 +120,28 @@ def _choices(
     return [replace(one, compensating=(*one.compensating, *compensating)) for one in chosen]
 
 
+def _people(command: Callable[..., None]) -> Callable[..., None]:
+    """Options of how operators are modeled and what they log in with."""
+    for option in (
+        click.option(
+            "--mfa",
+            type=click.Choice(["totp", "push", "badge", "fido"]),
+            default="totp",
+            show_default=True,
+            help="What operators log in with where a second factor is asked for.",
+        ),
+        click.option(
+            "--human",
+            type=click.Choice(["simple", "lognormal", "hcr", "spar-h", "heart"]),
+            default="simple",
+            show_default=True,
+            help="Model of the operators.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def _selected(command: Callable[..., None]) -> Callable[..., None]:
     """Options that say what is in force; the command gets them as ``selection``, to be called for the Selection."""
 
@@ -215,6 +237,8 @@ def _selected(command: Callable[..., None]) -> Callable[..., None]:
 )
 @click.option("--attacker", "attackers", multiple=True, metavar="WHO", help=_attacker + " Repeatable.")
 @_response
+@_people
+@click.option("--pdf", is_flag=True, help="Also write report.pdf (extra: otlab[pdf]).")
 @_set
 def compare(
     site: str,
@@ -230,6 +254,9 @@ def compare(
     overrides: tuple[tuple[str, float], ...],
     attackers: tuple[str, ...],
     response: Mode,
+    human: HumanModel,
+    mfa: Method,
+    pdf: bool,
 ) -> None:
     """Run attacks against security levels and report detection time and availability."""
     from rich.console import Console
@@ -264,6 +291,8 @@ def compare(
         overrides,
         tuple(dict.fromkeys(attackers)) or (None,),
         response,
+        human,
+        mfa,
     )
     # A file or pipe has no width of its own; there the whole table is worth more than short lines.
     console = Console() if sys.stdout.isatty() else Console(width=120)
@@ -287,8 +316,17 @@ def compare(
         rows,
         cells,
         {name: look.svg(figure) for name, figure in drawn.items()},
-        {"site": described.title, "command": command, "titles": titles},
+        {
+            "site": described.title,
+            "command": command,
+            "titles": titles,
+            "Operators": f"{human}, log in with {mfa}",
+        },
     )
+    if pdf:
+        from results.pdf import write_pdf
+
+        write_pdf(out / "report.pdf", (out / "report.html").read_text(encoding="utf-8"))
     console.print(report.table(cells, console.width))
     console.print(f"report: {out / 'report.html'}", highlight=False)
 
@@ -319,18 +357,7 @@ def compare(
 )
 @click.option("--attacker", default=None, metavar="WHO", help=_attacker)
 @_response
-@click.option(
-    "--human",
-    type=click.Choice(["simple", "lognormal", "hcr", "spar-h", "heart"]),
-    default="simple",
-    help="Model of the operators.",
-)
-@click.option(
-    "--mfa",
-    type=click.Choice(["totp", "push", "badge", "fido"]),
-    default="totp",
-    help="What operators log in with where a second factor is asked for.",
-)
+@_people
 @_set
 def run(
     site: str,
