@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from devices.wiring import Wiring
+from scenarios.actions import check_against
 from scenarios.experiment import Experiment, RunRecord, prepare, run, site_of
 from scenarios.model import load_scenario, scenario_names
 from scenarios.steps.cables import ActuatorAttack
@@ -81,6 +82,14 @@ def test_a_step_that_names_what_is_not_there_or_nothing_is_refused() -> None:
     assert list(step.lacks(site)) == ["site 'swat' has no sensor 'LIT999'"]
     with pytest.raises(ValueError, match="give forces or shows"):
         ActuatorAttack(action="actuator_attack", technique="T0855", lasting=1.0)
+
+
+@pytest.mark.parametrize("shape", ["bias", "ramp", "surge", "geometric", "replay"])
+def test_stealthy_attacks_by_role_find_an_instrument_here(shape: str) -> None:
+    site = site_of("swat")
+    scenario = load_scenario(f"stealth-{shape}", site)
+    check_against(site, scenario)
+    assert {step.sensor for step in scenario.steps} == {"LIT101"}  # type: ignore[union-attr]
 
 
 @pytest.mark.slow
