@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from devices.wiring import Wiring
+from devices.world import World
 from scenarios.actions import check_against
 from scenarios.experiment import Experiment, RunRecord, prepare, run, site_of
+from scenarios.goals import GoalWatch
 from scenarios.model import load_scenario, scenario_names
 from scenarios.steps.cables import ActuatorAttack
 from testbed.errors import UnknownNameError
@@ -50,12 +52,30 @@ def test_an_attack_has_its_effect(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_two_hours_without_an_attacker_are_quiet_and_reach_no_goal_of_an_attack() -> None:
+def test_two_hours_without_an_attacker_are_quiet_and_hold_their_bands() -> None:
     record, trace = run(Experiment("swat", (), "test", None, 1, 7200.0))
     assert [one.data for one in trace.events if one.kind in ("alarm", "trip")] == []
     assert sum(end - begin for spans in record.unsafe.values() for begin, end in spans) == 0
     for tank, low, high in (("T101", 0.48, 0.82), ("T301", 0.78, 1.005), ("T401", 0.78, 1.005)):
         assert low < min(trace.columns[f"{tank}.level"]) <= max(trace.columns[f"{tank}.level"]) < high
+
+
+@pytest.mark.slow
+def test_without_its_attack_no_effect_comes_about() -> None:
+    watches: dict[str, GoalWatch] = {}
+
+    def look(world: World) -> None:
+        for name in ATTACKS:
+            scenario = load_scenario(name)
+            goals = tuple(goal for goal in scenario.goals if goal.signal or goal.blind)
+            watches[name] = GoalWatch(world, goals, {})
+            watches[name].start(scenario.start)
+
+    run(Experiment("swat", (), "test", None, 1, 3300.0), observe=look)
+    for name, watch in watches.items():
+        scenario = load_scenario(name)
+        end = scenario.start + min(PUBLISHED[int(name[-2:])], LOOK) + 60.0
+        assert [number for number, met in watch.met.items() if met <= end] == [], name
 
 
 def test_what_is_held_stays_until_let_go_and_a_trip_still_acts() -> None:
