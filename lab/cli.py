@@ -23,6 +23,7 @@ from lab import (
     scenario_commands,
     siem_commands,
     study_commands,
+    tradeoff_commands,
 )
 from lab.groups import Group
 from testbed.errors import OtlabError
@@ -234,7 +235,7 @@ def compare(
     from rich.console import Console
 
     from lab.campaign import Campaign, perform
-    from results import figures, report, statistics
+    from results import figures, look, report, statistics
     from results.store import RowStore, save_bytes, save_text
     from scenarios.actions import check_against
     from scenarios.attackers import profile_of
@@ -274,7 +275,7 @@ def compare(
     cells = statistics.summarize(rows)
     drawn = figures.standard(rows)
     for name, figure in drawn.items():
-        save_bytes(out / f"{name}.png", figures.png(figure))
+        save_bytes(out / f"{name}.png", look.png(figure))
     save_text(out / "rows.jsonl", "".join(json.dumps(row.to_dict(), sort_keys=True) + "\n" for row in rows))
     titles = {name: load_scenario(name, described).title for name in names}
     titles |= {
@@ -285,7 +286,7 @@ def compare(
         out / "report.html",
         rows,
         cells,
-        {name: figures.svg(figure) for name, figure in drawn.items()},
+        {name: look.svg(figure) for name, figure in drawn.items()},
         {"site": described.title, "command": command, "titles": titles},
     )
     console.print(report.table(cells, console.width))
@@ -782,6 +783,7 @@ main.add_command(campaign_commands.campaign)
 main.add_command(siem_commands.siem)
 main.add_command(response_commands.playbooks)
 main.add_command(study_commands.study)
+main.add_command(tradeoff_commands.tradeoff)
 
 if __name__ == "__main__":
     main()
