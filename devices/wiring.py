@@ -23,6 +23,7 @@ class Wiring:
         self._wanted: dict[str, float] = dict(plant.commands)
         self._tripped: set[str] = set()
         self._forced: dict[str, float] = {}
+        self._held: dict[str, float] = {}
         self.on_trip: list[Callable[[str, bool], object]] = []
 
     @property
@@ -37,7 +38,7 @@ class Wiring:
                 raise UnknownNameError("plant command", name, self._wanted)
             self._wanted[name] = value
             if name not in self._tripped:
-                self._plant.command(name, value)
+                self._plant.command(name, self._held.get(name, value))
             return
         target = name[len(TRIP) :]
         if target not in self._wanted:
@@ -50,9 +51,23 @@ class Wiring:
             self._plant.command(target, 0.0)
         else:
             self._tripped.discard(target)
-            self._plant.command(target, self._wanted[target])
+            self._plant.command(target, self._held.get(target, self._wanted[target]))
         for told in self.on_trip:
             told(target, on)
+
+    def hold(self, name: str, value: float | None) -> None:
+        """Hold what reaches an actuator whatever its controller commands; None lets go.
+
+        It sits before the trip relay: a trip still takes the power away. Raises UnknownNameError for what is not there.
+        """
+        if name not in self._wanted:
+            raise UnknownNameError("plant command", name, self._wanted)
+        if value is None:
+            self._held.pop(name, None)
+        else:
+            self._held[name] = value
+        if name not in self._tripped:
+            self._plant.command(name, self._held.get(name, self._wanted[name]))
 
     def reader(self, signal: str) -> Callable[[], float]:
         """What an input card reads of ``signal``: an instrument, or a switch that the plant itself has; SI."""

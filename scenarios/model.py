@@ -38,6 +38,7 @@ from scenarios.steps.audit import (
 )
 from scenarios.steps.boundary import FloodNetwork, HandshakeStorm, SwitchFirewall, VlanHop
 from scenarios.steps.breakdowns import ActuatorFails, SensorFails
+from scenarios.steps.cables import ActuatorAttack
 from scenarios.steps.commands import ModbusWrite, OpcUaWrite
 from scenarios.steps.discovery import ListConnections, LookAtController, Sweep
 from scenarios.steps.emergencies import LoopFails
@@ -125,6 +126,7 @@ AnyStep: TypeAlias = Annotated[
     | ListConnections
     | SensorFails
     | SensorAttack
+    | ActuatorAttack
     | ActuatorFails
     | BlockMessages
     | RecordAndLoop

@@ -11,6 +11,7 @@ from testbed.errors import UnknownNameError
 from testbed.plant import PlantModel
 from testbed.quadruple_tank import QuadrupleTank
 from testbed.reactor import Reactor
+from testbed.swat import SwatPlant
 from testbed.water import WaterPlant
 
 
@@ -25,6 +26,7 @@ class PlantFactory(Protocol):
 PLANTS: Mapping[str, PlantFactory] = {
     "boiler": Boiler,
     "reactor": Reactor,
+    "swat": SwatPlant,
     "water": WaterPlant,
     "quadruple_tank": QuadrupleTank,
 }

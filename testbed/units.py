@@ -46,6 +46,7 @@ UNITS: Mapping[str, tuple[float, float]] = MappingProxyType(
         "kg/h": (1 / 3600, 0.0),
         "kg/s": (1.0, 0.0),
         "kg/m3": (1.0, 0.0),
+        "mg/L": (0.001, 0.0),
         "kmol": (1000.0, 0.0),
         "kmol/h": (1 / 3.6, 0.0),
         "mol/s": (1.0, 0.0),

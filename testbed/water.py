@@ -119,7 +119,7 @@ _PERSISTENCE = math.exp(-DISTURBANCE_PERIOD * STEP / DISTURBANCE_MEMORY)
 _INNOVATION = math.sqrt(1.0 - _PERSISTENCE**2)
 
 
-class _Pump(Actuator):
+class Pump(Actuator):
     """A pump that remembers how long it ran without water and how long against a closed line (s)."""
 
     __slots__ = ("deadhead_time", "dry_time")
@@ -142,6 +142,7 @@ class WaterPlant:
     __slots__ = (
         "_actuators",
         "_backwash_flow",
+        "_backwash_supply",
         "_backwash_volume",
         "_commands",
         "_differential_pressure",
@@ -170,6 +171,7 @@ class WaterPlant:
         "_raw_orp",
         "_raw_ph",
         "_resistance",
+        "_return_flow",
         "_steps",
         "_stream",
         "_t101_inflow",
@@ -207,7 +209,7 @@ class WaterPlant:
             Actuator(VALVE_TRAVEL, self._commands[key]) for key in VALVES
         )
         self._p101, self._p102, self._p201, self._p203, self._p205, self._p301, self._p302 = (
-            _Pump(self._commands[key]) for key in PUMPS
+            Pump(self._commands[key]) for key in PUMPS
         )
         self._actuators: dict[str, Actuator] = {key: getattr(self, f"_{key.lower()}") for key in COMMANDS}
         self._machines = tuple(self._actuators.values())
@@ -225,6 +227,11 @@ class WaterPlant:
         self._line_ph = self._t301_ph = start["T301.ph"]
         self._line_orp = self._t301_orp = start["T301.orp"]
         self._resistance = start["UF.resistance"]
+
+        # What later stages give back to these, for a model that has them: the share of BACKWASH_FLOW that is to be
+        # had, and m3/s pumped into T101.
+        self._backwash_supply = 1.0
+        self._return_flow = 0.0
 
         self._t101_inflow = self._t101_outflow = self._t301_outflow = 0.0
         self._product_flow = self._waste_flow = self._backwash_flow = self._differential_pressure = 0.0
@@ -277,7 +284,7 @@ class WaterPlant:
             elif opening <= SHUT:
                 _ran_against_closed_line(self._p101, self._p102)
             else:
-                transfer = TRANSFER_FLOW * opening * _header(duty, standby)
+                transfer = TRANSFER_FLOW * opening * header(duty, standby)
 
         # Stage 2: raw water displaces what stands in the mixer, dosing pumps add to it.
         dosing = self._p201.position + self._p203.position + self._p205.position
@@ -287,7 +294,7 @@ class WaterPlant:
             self._line_ph += share * (self._raw_ph - self._line_ph)
             self._line_orp += share * (self._raw_orp - self._line_orp)
         if dosing > 0.0:
-            self._dose()
+            self._dose(self._p201.position, self._p203.position, self._p205.position)
 
         # Stage 3: what P301 and P302 take out of T301 goes through the membrane or, on its feed side, to a drain.
         feed = product = waste = 0.0
@@ -301,7 +308,7 @@ class WaterPlant:
             elif opening <= SHUT:
                 _ran_against_closed_line(self._p301, self._p302)
             else:
-                feed = UF_FLOW * _header(duty, standby)
+                feed = UF_FLOW * header(duty, standby)
                 if opening < 1.0:
                     feed *= opening
                 product = feed * to_product / opening
@@ -313,7 +320,9 @@ class WaterPlant:
         self._differential_pressure = CLEAN_PRESSURE * self._resistance * product / UF_FLOW
         self._resistance += FOULING * product * STEP
 
-        backwash = BACKWASH_FLOW * min(self._mv301.position, self._mv303.position)
+        backwash = BACKWASH_FLOW * min(
+            self._mv301.position, self._mv303.position, self._backwash_supply
+        )
         if backwash > 0.0:
             self._backwash_volume += backwash * STEP
             if product == 0.0:  # a membrane that filters forward is not being washed
@@ -339,7 +348,7 @@ class WaterPlant:
 
         # Mass balances: dh/dt = (q_in - q_out) / A, and what rises above the rim spills.
         self._inflow_volume += inflow * STEP
-        level = self._t101_level + (inflow - transfer) * (STEP / TANK_AREA)
+        level = self._t101_level + (inflow + self._return_flow - transfer) * (STEP / TANK_AREA)
         if level > TANK_HEIGHT:
             self._t101_overflow += (level - TANK_HEIGHT) * TANK_AREA
             level = TANK_HEIGHT
@@ -357,12 +366,12 @@ class WaterPlant:
         self._waste_flow = waste
         self._backwash_flow = backwash
 
-    def _dose(self) -> None:
-        """Add one step of the running dosing pumps to the mixer, flow or no flow."""
-        conductivity = self._line_conductivity + _DOSE_CONDUCTIVITY * STEP * self._p201.position
+    def _dose(self, salt: float, acid: float, chlorine: float) -> None:
+        """Add one step of dosing pumps at these speeds to the mixer, flow or no flow."""
+        conductivity = self._line_conductivity + _DOSE_CONDUCTIVITY * STEP * salt
         self._line_conductivity = min(conductivity, MOST_CONDUCTIVITY)
-        self._line_ph = max(self._line_ph + _DOSE_PH * STEP * self._p203.position, LEAST_PH)
-        self._line_orp = min(self._line_orp + _DOSE_ORP * STEP * self._p205.position, MOST_ORP)
+        self._line_ph = max(self._line_ph + _DOSE_PH * STEP * acid, LEAST_PH)
+        self._line_orp = min(self._line_orp + _DOSE_ORP * STEP * chlorine, MOST_ORP)
 
     def _disturb(self) -> None:
         """Let the raw water's composition wander: an Ornstein-Uhlenbeck process, exact at its period."""
@@ -381,18 +390,18 @@ class WaterPlant:
         )
 
 
-def _header(duty: float, standby: float) -> float:
+def header(duty: float, standby: float) -> float:
     """Flow of two parallel pumps at these speeds, in units of one: the common header limits the second."""
     return duty + SECOND_PUMP * standby if duty >= standby else standby + SECOND_PUMP * duty
 
 
-def _ran_dry(*pumps: _Pump) -> None:
+def _ran_dry(*pumps: Pump) -> None:
     for pump in pumps:
         if pump.position >= 0.5:
             pump.dry_time += STEP
 
 
-def _ran_against_closed_line(*pumps: _Pump) -> None:
+def _ran_against_closed_line(*pumps: Pump) -> None:
     for pump in pumps:
         if pump.position >= 0.5:
             pump.deadhead_time += STEP

@@ -47,7 +47,7 @@ def test_a_site_makes_what_it_says(name: str) -> None:
     assert made == pytest.approx(expected, rel=0.2)
 
 
-@pytest.mark.parametrize("name", ["boiler", "reactor"])
+@pytest.mark.parametrize("name", ["boiler", "reactor", "swat"])
 @pytest.mark.parametrize("scenario", ["stranger-commands", "wiper"])
 def test_scenarios_by_role_find_their_targets_elsewhere(name: str, scenario: str) -> None:
     site = site_of(name)
