@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lab import (
+    assess_commands,
     campaign_commands,
     detector_commands,
     response_commands,
@@ -782,6 +783,9 @@ main.add_command(campaign_commands.campaign)
 main.add_command(siem_commands.siem)
 main.add_command(response_commands.playbooks)
 main.add_command(study_commands.study)
+main.add_command(assess_commands.assess)
+main.add_command(assess_commands.review)
+main.add_command(assess_commands.gate)
 
 if __name__ == "__main__":
     main()

@@ -1,0 +1,92 @@
+"""The pages of a risk assessment: its report and its requirements specification, from their data.
+
+Both are complete in themselves as ``results.report``'s page is: no script, no request, and equal data give equal
+bytes. A browser prints them to PDF; the style has a sheet for paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from results.report import _COLORS, NOTHING, number
+
+FOUNDATIONAL = ("IAC", "UC", "SI", "DC", "RDF", "TRE", "RA")
+
+
+def render_report(report: Mapping[str, Any]) -> str:
+    """The assessment as a page: risks, levels, gaps, what to improve, and the runs behind every number."""
+    return (
+        _environment()
+        .get_template("assessment.html.j2")
+        .render(
+            report=report,
+            steps={name: step["result"] for name, step in report["steps"].items()},
+            matrix=report["matrix"],
+            arms=report["arms"],
+            frs=FOUNDATIONAL,
+            colors=_COLORS,
+        )
+    )
+
+
+def render_specification(
+    crs: Mapping[str, Any], approval: Mapping[str, Any] | None, frs: Sequence[str] = FOUNDATIONAL
+) -> str:
+    """The cybersecurity requirements specification as a page, with its approval where there is one."""
+    return (
+        _environment()
+        .get_template("crs.html.j2")
+        .render(crs=crs, approval=approval, arms=crs["arms"], frs=frs, colors=_COLORS)
+    )
+
+
+def quantity(estimate: Mapping[str, Any] | None) -> Markup:
+    """A number with its interval in small print."""
+    if estimate is None or estimate["value"] is None:
+        return Markup(NOTHING)
+    low, high = estimate["low"], estimate["high"]
+    span = "" if low is None or high is None else f"{small(low)} to {small(high)}"
+    return Markup("{}{}").format(
+        small(estimate["value"]), Markup('<span class="span">{}</span>').format(span) if span else ""
+    )
+
+
+def small(value: float | None) -> str:
+    """A number that may be far below one: three digits, with an exponent under a thousandth."""
+    if value is not None and 0 < abs(value) < 0.001:
+        return f"{value:.1e}"
+    return number(value)
+
+
+def vector(levels: Sequence[int] | None) -> str:
+    """Seven levels in the standard's form."""
+    return NOTHING if levels is None else "{" + " ".join(map(str, levels)) + "}"
+
+
+def arm(name: str | None) -> Markup:
+    """A link to the runs behind a number."""
+    return Markup("") if not name else Markup('<a href="#arm-{0}">{0}</a>').format(name)
+
+
+def said(value: Any) -> Markup:
+    """A text of the user's, or that there is none yet."""
+    return escape(value) if value not in (None, "", [], ()) else Markup('<em class="note">not stated</em>')
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("results", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(
+        number=number, small=small, quantity=quantity, vector=vector, arm=arm, said=said
+    )
+    return environment
