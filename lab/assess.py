@@ -53,7 +53,7 @@ class Head(Document):
     organization: str = TODO
     responsible: str = TODO
     seeds: Annotated[int, Field(ge=2)] = 6
-    duration: Annotated[float, Field(ge=60)] = 900.0
+    duration: Annotated[float, Field(ge=60)] = 2400.0
     response: Mode = "none"
     probe: str | None = None
     targets: Literal["measured", "site", "higher"] = "higher"
@@ -491,7 +491,7 @@ def start(
     date: str,
     level: str = "0",
     seeds: int = 6,
-    duration: float = 900.0,
+    duration: float = 2400.0,
 ) -> list[Path]:
     """Draft an assessment's files in ``folder``. Raises OtlabError where one is there already."""
     if (folder / "assessment.yaml").exists():

@@ -39,7 +39,7 @@ def assess() -> None:
 )
 @click.option("--seeds", type=click.IntRange(min=2), default=6, show_default=True, help="Runs of each arm.")
 @click.option(
-    "--duration", type=click.FloatRange(min=60), default=900.0, show_default=True, help="Seconds of a run."
+    "--duration", type=click.FloatRange(min=60), default=2400.0, show_default=True, help="Seconds of a run."
 )
 def start_(
     folder: Path, site: str, title: str | None, date: str | None, level: str, seeds: int, duration: float

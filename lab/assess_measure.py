@@ -20,6 +20,7 @@ from controls.selection import Selection
 from devices.world import World
 from lab.assess import Assessment, Threat
 from lab.campaign import Processes, complete, key_of, runs_of
+from results.ablation import sign_test
 from results.risk import Matrix, Risk, class_of, loss_of, removed, risk_of
 from results.rows import FUNCTIONS, Row
 from results.statistics import Estimate, paired_difference
@@ -193,6 +194,13 @@ def burden(after: Situation, before: Situation, cost: float) -> Burden:
 def less(before: Situation, after: Situation, threats: Mapping[str, Threat], matrix: Matrix) -> Estimate:
     """Points a year that ``after`` has less than ``before``."""
     return removed(before.losses(threats, matrix), after.losses(threats, matrix))
+
+
+def shown(before: Situation, after: Situation, threats: Mapping[str, Threat], matrix: Matrix) -> bool:
+    """Whether the seeds show a gain: the sign test over those that differ, at 5 %, which takes six or more."""
+    first, second = before.losses(threats, matrix), after.losses(threats, matrix)
+    gains = [first[seed] - second[seed] for seed in first]
+    return sum(gains) > 0 and sign_test(gains, 1e-12) <= 0.05
 
 
 # -- which requirements are at work ------------------------------------------------------------------------------

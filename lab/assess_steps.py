@@ -32,6 +32,7 @@ from lab.assess_measure import (
     capabilities,
     less,
     posture,
+    shown,
     unable,
 )
 from lab.campaign import code_digest
@@ -286,13 +287,10 @@ def _countermeasures(measuring: Measuring, results: Mapping[str, Result]) -> Res
     conduits = {}
     for name, conduit in a.site.conduits.items():
         ends = [zones[zone]["sl_a"] for zone in conduit.between]
-        target = results["targets"]["places"][name]["sl_t"]
-        achieved = [min(pair) for pair in zip(*ends, strict=True)]
-        conduits[name] = {
-            "sl_t": target,
-            "sl_a": achieved,
-            "gap": [max(0, t - one) for t, one in zip(target, achieved, strict=True)],
-        }
+        target = _vector(results["targets"]["places"][name]["sl_t"])
+        lower = [min(pair) for pair in zip(*ends, strict=True)]
+        gap = [max(0, t - one) for t, one in zip(target, lower, strict=True)]
+        conduits[name] = {"sl_t": target, "sl_a": lower, "gap": gap}
     wanted = a.head.maturity_target
     return {
         "selection": _selection(selection),
@@ -365,7 +363,7 @@ def _improve(measuring: Measuring, results: Mapping[str, Result]) -> Result:
                 "kind": choice.kind,
                 "adds": choice.adds,
                 "removed": asdict(gain),
-                "shown": (gain.low is not None and gain.low > 0) or _all_gain(gain.value, gain.low),
+                "shown": shown(before, after, a.threats, a.matrix),
                 "burden": weight.as_data(),
                 "units": units,
                 "per_unit": (gain.value or 0.0) / units if units > 0 else None,
@@ -381,11 +379,6 @@ def _improve(measuring: Measuring, results: Mapping[str, Result]) -> Result:
         )
     found.sort(key=lambda one: (one["kind"] == "target", -(one["per_unit"] or 0.0), one["name"]))
     return {"target": wanted, "candidates": found, "unit": a.costs.unit, "arms": before.arms}
-
-
-def _all_gain(value: float | None, low: float | None) -> bool:
-    """Whether every run of the same seeds gained the same: there is no interval, and the gain is one."""
-    return low is None and value is not None and value > 0
 
 
 def _axes(measuring: Measuring, results: Mapping[str, Result]) -> Result:
