@@ -23,6 +23,7 @@ from lab import (
     response_commands,
     scenario_commands,
     siem_commands,
+    site_commands,
     study_commands,
 )
 from lab.groups import Group
@@ -783,6 +784,9 @@ main.add_command(campaign_commands.campaign)
 main.add_command(siem_commands.siem)
 main.add_command(response_commands.playbooks)
 main.add_command(study_commands.study)
+site.add_command(site_commands.new)
+site.add_command(site_commands.draw)
+site.add_command(site_commands.import_)
 main.add_command(assess_commands.assess)
 main.add_command(assess_commands.review)
 main.add_command(assess_commands.gate)

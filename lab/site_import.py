@@ -711,8 +711,8 @@ def unknown_to(site: Site, traffic: Traffic) -> list[str]:
         if name is None or not host.identity:
             continue
         asset = site.assets[name]
-        for key, number in (("vendor", 0), ("product", 1), ("firmware", 2)):
-            stated, says = getattr(asset, key), host.identity.get(number)
+        for part, number in (("vendor", 0), ("product", 1), ("firmware", 2)):
+            stated, says = getattr(asset, part), host.identity.get(number)
             if stated and says and stated != says:
-                found.append(f"{name} says its {key} is {says!r}; the site's file says {stated!r}")
+                found.append(f"{name} says its {part} is {says!r}; the site's file says {stated!r}")
     return found

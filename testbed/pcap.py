@@ -136,7 +136,8 @@ def _pcap(file: IO[bytes], order: str, unit: float, reading: Reading) -> _Frames
 
 
 def _pcapng(file: IO[bytes], reading: Reading) -> _Frames:
-    order, interfaces = "<", []
+    order = "<"
+    interfaces: list[tuple[int, float]] = []
     kind_bytes: bytes | None = _SECTION
     while kind_bytes is not None:
         size_bytes = file.read(4)
