@@ -44,7 +44,9 @@ class Head(Document):
     """``assessment.yaml``: what is assessed, by whom, and how well it is measured.
 
     ``targets`` says what SL-T is: what was measured, what the site's file states, or the higher of both in each FR.
-    ``probe`` is an operational scenario without an attacker, by which operators' delays are measured.
+    ``probe`` is an operational scenario without an attacker, by which operators' delays are measured. ``improve_with``
+    is what improvements are looked for among, ``maturity_levels`` those at which both axes are shown: with the seeds,
+    they decide how many runs an assessment takes.
     """
 
     title: Text
@@ -59,6 +61,12 @@ class Head(Document):
     targets: Literal["measured", "site", "higher"] = "higher"
     maturity_target: Annotated[int, Field(ge=1, le=4)] | None = None
     improve_by: Literal["fr", "requirement"] = "fr"
+    improve_with: tuple[Literal["requirements", "compensating", "maturity"], ...] = (
+        "requirements",
+        "compensating",
+        "maturity",
+    )
+    maturity_levels: tuple[Annotated[int, Field(ge=1, le=4)], ...] = (1, 2, 3, 4)
 
 
 class AccessPoint(Document):
@@ -435,6 +443,7 @@ USUAL = (
     ("vendor_access", "remote-stolen-credentials", "generic"),
     ("safety_stopped", "safety-stopped-from-workstation", "specialist"),
 )
+QUICK_THREATS = 3
 #: kinds of asset that are ways in, and of which kind
 WAYS_IN = {
     "jump_host": "remote",
@@ -492,8 +501,12 @@ def start(
     level: str = "0",
     seeds: int = 6,
     duration: float = 2400.0,
+    quick: bool = False,
 ) -> list[Path]:
-    """Draft an assessment's files in ``folder``. Raises OtlabError where one is there already."""
+    """Draft an assessment's files in ``folder``; ``quick`` drafts one of minutes, to learn on.
+
+    Raises OtlabError where one is there already.
+    """
     if (folder / "assessment.yaml").exists():
         raise OtlabError(f"{folder} holds an assessment already; otlab assess status {folder}")
     described, figures = site_of(site), load_figures()
@@ -509,10 +522,12 @@ def start(
             "probe": _probe(described, duration),
             "targets": "higher",
             "maturity_target": None,
+            "improve_with": ["requirements"] if quick else ["requirements", "compensating", "maturity"],
+            "maturity_levels": [1, 4] if quick else [1, 2, 3, 4],
         },
         "suc.yaml": _consideration(described),
         "zones.yaml": _places(described),
-        "threats.yaml": {"threats": _threats(described, figures, duration)},
+        "threats.yaml": {"threats": _threats(described, figures, duration, QUICK_THREATS if quick else None)},
         "vulnerabilities.yaml": {"vulnerabilities": _vulnerabilities(described)},
         "judgements.yaml": {"risks": [], "targets": {}},
         "decisions.yaml": {"unmitigated": {}, "residual": {}},
@@ -627,12 +642,9 @@ def _places(site: Site) -> dict[str, Any]:
     }
 
 
-def _threats(site: Site, figures: Figures, duration: float) -> dict[str, Any]:
-    found = {
-        name: threat_of(scenario, attacker, figures)
-        for name, scenario, attacker in USUAL
-        if _runs(site, scenario, duration)
-    }
+def _threats(site: Site, figures: Figures, duration: float, most: int | None) -> dict[str, Any]:
+    there = [one for one in USUAL if _runs(site, one[1], duration)][:most]
+    found = {name: threat_of(scenario, attacker, figures) for name, scenario, attacker in there}
     if not found:
         raise OtlabError(f"none of the usual scenarios runs on {site.name!r} within {duration:g} s")
     return found

@@ -37,19 +37,38 @@ def assess() -> None:
 @click.option(
     "--sl", "level", default="0", show_default=True, help="What is in force today: 0-4, or IAC=1,UC=2,..."
 )
-@click.option("--seeds", type=click.IntRange(min=2), default=6, show_default=True, help="Runs of each arm.")
+@click.option("--seeds", type=click.IntRange(min=2), default=None, help="Runs of each arm. [default: 6]")
 @click.option(
-    "--duration", type=click.FloatRange(min=60), default=2400.0, show_default=True, help="Seconds of a run."
+    "--duration", type=click.FloatRange(min=60), default=None, help="Seconds of a run. [default: 2400]"
+)
+@click.option(
+    "--quick",
+    is_flag=True,
+    help="Three threats, two seeds of 600 s, fewer improvements: minutes, to learn on.",
 )
 def start_(
-    folder: Path, site: str, title: str | None, date: str | None, level: str, seeds: int, duration: float
+    folder: Path,
+    site: str,
+    title: str | None,
+    date: str | None,
+    level: str,
+    seeds: int | None,
+    duration: float | None,
+    quick: bool,
 ) -> None:
     """Draft the files of an assessment in FOLDER from a site's file."""
     from lab.assess import assessment_at, start
     from lab.assess_documents import note
 
     written = start(
-        folder, site, title=title, date=date or _now()[:10], level=level, seeds=seeds, duration=duration
+        folder,
+        site,
+        title=title,
+        date=date or _now()[:10],
+        level=level,
+        seeds=seeds or (2 if quick else 6),
+        duration=duration or (600.0 if quick else 2400.0),
+        quick=quick,
     )
     note(assessment_at(folder), _now, "started", site=site)
     click.echo(f"{len(written)} files in {folder}: edit them, then: otlab assess next {folder}")

@@ -382,15 +382,15 @@ def _improve(measuring: Measuring, results: Mapping[str, Result]) -> Result:
 
 
 def _axes(measuring: Measuring, results: Mapping[str, Result]) -> Result:
-    """Both axes: what is in force, and what SL-T asks for, each at maturity levels 1 to 4."""
+    """Both axes: what is in force, and what SL-T asks for, each at the maturity levels that are asked for."""
     a = measuring.assessment
     target = _up_to(a, _site_target(results))
     choices = [
         (label, level, replace(selection, maturity=level))
         for label, selection in (("in place", a.in_place), ("SL-T", target))
-        for level in (1, 2, 3, 4)
+        for level in a.head.maturity_levels
     ]
-    situations = measuring.situations([one for _, _, one in choices], probe=True)
+    situations = measuring.situations([one for _, _, one in choices])
     cells = []
     for (label, level, _), situation in zip(choices, situations, strict=True):
         risks = _risks(a, situation, "residual")
@@ -405,7 +405,7 @@ def _axes(measuring: Measuring, results: Mapping[str, Result]) -> Result:
                 "arms": situation.arms,
             }
         )
-    return {"cells": cells}
+    return {"cells": cells, "levels": list(a.head.maturity_levels)}
 
 
 # -- what steps have in common -----------------------------------------------------------------------------------
@@ -492,7 +492,7 @@ class _Choice:
 
 def _candidates(a: Assessment, wanted: Vector) -> Iterator[_Choice]:
     """What could be added to what is in place: requirements up to SL-T, countermeasures, maturity, and all together."""
-    now = a.in_place
+    now, kinds = a.in_place, a.head.improve_with
     lacking = [name for name in enforced(SecurityLevels(wanted)) if name not in now.requirements]
     groups: dict[str, list[str]] = {}
     for name in lacking:
@@ -504,12 +504,13 @@ def _candidates(a: Assessment, wanted: Vector) -> Iterator[_Choice]:
         )
         groups.setdefault(label, []).append(name)
     for label, names in groups.items():
-        yield _adding(a, label, "requirements", names)
+        if "requirements" in kinds:
+            yield _adding(a, label, "requirements", names)
     for name in compensating():
-        if name not in now.compensating:
+        if "compensating" in kinds and name not in now.compensating:
             extended = replace(now, compensating=(*now.compensating, name))
             yield _Choice(name, "compensating", extended, [name], a.costs.of_compensating(name))
-    if now.maturity is not None and now.maturity < 4:
+    if "maturity" in kinds and now.maturity is not None and now.maturity < 4:
         higher = replace(now, maturity=now.maturity + 1)
         yield _Choice(f"ML {now.maturity + 1}", "maturity", higher, [], a.costs.maturity_step)
     if lacking:

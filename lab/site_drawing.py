@@ -117,7 +117,7 @@ def layout(site: Site) -> Layout:
     width = max([2 * PAD + most * cell + (most - 1) * ASSET_GAP, *heads])
     lanes = _lanes(site, order)
     gap = _gap_height(site)
-    ends = {zone: [name for name, c in site.conduits.items() if zone in c.between] for zone in order}
+    ends = _ports(site, order, lanes)
     y: float = HEAD + PAD
     for zone in order:
         rows = max(1, -(-len(members[zone]) // most))
@@ -183,6 +183,21 @@ def _lanes(site: Site, order: list[str]) -> dict[str, tuple[int, int]]:
     return found
 
 
+def _ports(site: Site, order: list[str], lanes: Mapping[str, tuple[int, int]]) -> dict[str, list[str]]:
+    """Zone -> its conduits from the top: those that go up before those that go down, so that none runs over another."""
+    found: dict[str, list[str]] = {}
+    for zone in order:
+        up: list[tuple[int, str]] = []
+        down: list[tuple[int, str]] = []
+        for name, (lane, _) in lanes.items():
+            between = site.conduits[name].between
+            if zone in between:
+                other = between[1] if between[0] == zone else between[0]
+                (up if order.index(other) < order.index(zone) else down).append((lane, name))
+        found[zone] = [name for _, name in [*sorted(up), *sorted(down, reverse=True)]]
+    return found
+
+
 def _port(zone: Box, names: list[str], name: str) -> float:
     """The height at which a conduit leaves a zone: each its own."""
     return zone.y + zone.height * (names.index(name) + 1) / (len(names) + 1)
@@ -195,8 +210,9 @@ def _gap_height(site: Site) -> float:
 def _label(name: str, conduit: Conduit) -> list[str]:
     flows = f"{len(conduit.flows)} flow{'' if len(conduit.flows) == 1 else 's'}"
     return [
-        *wrapped(f"{name} ({flows})", LABEL_WIDTH - 12, SMALL, 2),
+        *wrapped(name, LABEL_WIDTH - 12, SMALL, 1),
         *wrapped(conduit.purpose, LABEL_WIDTH - 12, SMALL, 3),
+        flows,
     ]
 
 

@@ -70,7 +70,7 @@ def new_site(
         "# replace them by yours. Keys: docs/how-to/describe-a-site.md\n\n"
     )
     for path in sorted(model.folder.iterdir()):
-        if path.suffix in (".st", ".yml", ".json"):
+        if path.name != "site.yaml" and path.suffix in (".st", ".yaml", ".json"):
             save_bytes(folder / path.name, path.read_bytes())
     save_text(folder / "site.yaml", head + _written(tree))
     return [one for one in gone if one not in taken]
