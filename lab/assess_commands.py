@@ -207,7 +207,16 @@ def _spelled(about: dict[str, Any]) -> None:
 @click.argument("old", type=click.Path(path_type=Path))
 @click.argument("new", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def review(old: Path, new: Path, as_json: bool) -> None:
+@click.option(
+    "--trend",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="Draw loss, rank and gap by date to this SVG.",
+)
+@click.option(
+    "--with", "more", type=click.Path(path_type=Path), multiple=True, help="An assessment more in the trend."
+)
+def review(old: Path, new: Path, as_json: bool, trend: Path | None, more: tuple[Path, ...]) -> None:
     """Compare two assessments (folders or reports): drift of SL-A, controls lost, new threats, risks.
 
     The exit code is 1 where anything has become worse.
@@ -220,6 +229,13 @@ def review(old: Path, new: Path, as_json: bool) -> None:
 
     before, now = load_report(old), load_report(new)
     changes = compare(before, now)
+    if trend is not None:
+        from lab.assess_review import point
+        from results import figures
+        from results.store import save_text
+
+        points = sorted(point(one) for one in (before, now, *map(load_report, more)))
+        save_text(trend, figures.svg(figures.trend(points)))
     if as_json:
         click.echo(json.dumps([asdict(one) for one in changes], indent=1))
     else:

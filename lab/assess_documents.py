@@ -17,8 +17,9 @@ from controls.compensating import compensating
 from controls.profiles import CONTROLS
 from lab.assess import FILES, Assessment
 from lab.assess_steps import STEPS, arms_of, results_of, state_of
-from results.assessment import render_report, render_specification
-from results.store import canonical, save_text
+from results.assessment import render_report, render_specification, specification_lines
+from results.figures import print_pages
+from results.store import canonical, save_bytes, save_text
 from scenarios.model import load_scenario
 from testbed.errors import OtlabError
 from testbed.site import Site
@@ -232,7 +233,7 @@ def _required(assessment: Assessment, levels: Mapping[str, Any]) -> list[dict[st
 
 
 def write(assessment: Assessment) -> list[Path]:
-    """Write report and specification, each as JSON and as a page."""
+    """Write report and specification, each as JSON and as a page, and the specification as a PDF too."""
     folder = assessment.folder
     whole, crs = report(assessment), specification(assessment)
     approval = approved(assessment)
@@ -244,7 +245,9 @@ def write(assessment: Assessment) -> list[Path]:
     }
     for name, text in texts.items():
         save_text(folder / name, text)
-    return [folder / name for name in texts]
+    foot = f"{crs['title']}, specification {crs_digest(assessment)[:12]}"
+    save_bytes(folder / "crs.pdf", print_pages(specification_lines(crs, approval), foot))
+    return [*(folder / name for name in texts), folder / "crs.pdf"]
 
 
 def crs_digest(assessment: Assessment) -> str:

@@ -61,6 +61,14 @@ def _result(report: Mapping[str, Any], step: str) -> Mapping[str, Any]:
     return result
 
 
+def point(report: Mapping[str, Any]) -> tuple[str, float, float | None, float | None, int, int]:
+    """What the trend shows of an assessment: date, points a year with their interval, highest rank, largest gap."""
+    loss, measures = _result(report, "residual")["loss"], _result(report, "countermeasures")
+    gaps = [gap for kind in ("zones", "conduits") for one in measures[kind].values() for gap in one["gap"]]
+    rank = _result(report, "residual")["rank"]
+    return report["date"], loss["value"] or 0.0, loss["low"], loss["high"], rank, max(gaps, default=0)
+
+
 def _levels(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
     before, now = _result(old, "countermeasures")["zones"], _result(new, "countermeasures")["zones"]
     for zone in [name for name in now if name in before]:

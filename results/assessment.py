@@ -90,3 +90,84 @@ def _environment() -> Environment:
         number=number, small=small, quantity=quantity, vector=vector, arm=arm, said=said
     )
     return environment
+
+
+def specification_lines(crs: Mapping[str, Any], approval: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """The specification for print: (style, text) lines of ``results.figures.print_pages``."""
+    found = [
+        ("title", crs["title"]),
+        ("text", f"{crs['date']} {crs['organization']} {crs['responsible']}".strip()),
+    ]
+    if approval is None:
+        found.append(("text", "Not approved (ZCR 7.1)."))
+    else:
+        state = "Approved" if approval["valid"] else "Approval no longer valid"
+        found.append(
+            ("text", f"{state}: {approval['by']}, {approval['role']}, {approval['date']} (ZCR 7.1).")
+        )
+    if crs["open"] or crs["stale"]:
+        found.append(("head", "Not settled"))
+        found += [("item", f"- {text}") for text in (*crs["stale"], *crs["open"])]
+    found.append(("head", "6.2 System under consideration"))
+    found += [
+        ("text", f"{key.replace('_', ' ')}: {value or 'not stated'}") for key, value in crs["6.2"].items()
+    ]
+    found.append(("head", "6.3 Zones and conduits"))
+    found += [("text", f"{zone}: {', '.join(names)}") for zone, names in crs["6.3"]["zones"].items()]
+    found += [("text", f"{name}: {' to '.join(ends)}") for name, ends in crs["6.3"]["conduits"].items()]
+    found.append(("head", "6.4 Characteristics of zones and conduits"))
+    for place, one in crs["6.4"].items():
+        found += _place_lines(place, one)
+    found.append(("head", "6.5 Operating environment"))
+    found += [("text", f"{key}: {value or 'not stated'}") for key, value in crs["6.5"].items()]
+    found += [("head", "6.6 Threat environment"), ("text", crs["6.6"]["environment"] or "not stated")]
+    found += [
+        (
+            "item",
+            f"- {name} ({one['title']}): {one['attacker']}; {small(one['attempts'])} attempts a year, {one['basis']}",
+        )
+        for name, one in crs["6.6"]["threats"].items()
+    ]
+    found += [
+        ("head", "6.7 Security policies"),
+        *(("item", f"- {text}") for text in crs["6.7"] or ["not stated"]),
+    ]
+    found.append(("head", "6.8 Tolerable risk"))
+    found.append(
+        ("text", f"Ranks up to {crs['6.8']['tolerable']} are tolerable. Arms name the runs in crs.json.")
+    )
+    found += [
+        (
+            "item",
+            f"- {name}: residual rank {one['rank']} (up to {one['rank_high']}),"
+            f" {one['decision']['do']}; arm {one['arm']}",
+        )
+        for name, one in crs["6.8"]["residual"].items()
+    ]
+    found += [("head", "6.9 Regulation"), *(("item", f"- {text}") for text in crs["6.9"] or ["not stated"])]
+    return found
+
+
+def _place_lines(place: str, one: Mapping[str, Any]) -> list[tuple[str, str]]:
+    todo = [f"{item['id']} ({item['state']})" for item in one["l_requirements"] if item["state"] != "met"]
+    access = [text for text in (*one["f_logical_access"], *one["g_physical_access"]) if text]
+    assets = [f"{name} ({about['criticality']})" for name, about in one["j_assets"].items()]
+    return [
+        ("sub", f"{place}: {one['title']}"),
+        ("item", f"b accountable: {one['b_accountable'] or 'not stated'}"),
+        (
+            "item",
+            f"c, d borders: {one['c_logical_border']}; {one['d_physical_border'] or 'physical not stated'}",
+        ),
+        ("item", f"e safety designation: {'safety related' if one['e_safety'] else 'none'}"),
+        ("item", f"f, g access points: {', '.join(access) or 'none'}"),
+        (
+            "item",
+            f"h data flows: {len(one['h_flows'])} documented; i connected to: {', '.join(one['i_connected'])}",
+        ),
+        ("item", f"j assets: {', '.join(assets) or 'none'}"),
+        ("item", f"k {one['k_vector']}; SL-A {vector(one['sl_a'])}; gap {vector(one['gap'])}"),
+        ("item", f"l requirements: {len(one['l_requirements'])}; not met: {', '.join(todo) or 'none'}"),
+        ("item", f"m policies: {'; '.join(one['m_policies']) or 'not stated'}"),
+        ("item", f"n assumptions: {one['n_assumptions'] or 'not stated'}"),
+    ]
