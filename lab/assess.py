@@ -443,7 +443,7 @@ USUAL = (
     ("vendor_access", "remote-stolen-credentials", "generic"),
     ("safety_stopped", "safety-stopped-from-workstation", "specialist"),
 )
-QUICK_THREATS = 3
+QUICK_THREATS = 2
 #: kinds of asset that are ways in, and of which kind
 WAYS_IN = {
     "jump_host": "remote",

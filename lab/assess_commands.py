@@ -44,7 +44,7 @@ def assess() -> None:
 @click.option(
     "--quick",
     is_flag=True,
-    help="Three threats, two seeds of 600 s, fewer improvements: minutes, to learn on.",
+    help="Two threats, two seeds of 1200 s, fewer improvements: minutes, to learn on.",
 )
 def start_(
     folder: Path,
@@ -67,7 +67,7 @@ def start_(
         date=date or _now()[:10],
         level=level,
         seeds=seeds or (2 if quick else 6),
-        duration=duration or (600.0 if quick else 2400.0),
+        duration=duration or (1200.0 if quick else 2400.0),
         quick=quick,
     )
     note(assessment_at(folder), _now, "started", site=site)
