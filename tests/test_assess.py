@@ -253,9 +253,8 @@ def test_one_more_threat_costs_its_own_runs_only_and_review_and_gate_see_it(
     folder, rows = whole
     before = load_report(folder)
     assert review(before, before) == []
-    kept = {path.name: path.read_text() for path in folder.iterdir() if path.is_file()}
-    for name, text in kept.items():
-        (tmp_path / name).write_text(text)
+    for path in folder.glob("*.yaml"):
+        (tmp_path / path.name).write_text(path.read_text())
     with (tmp_path / "threats.yaml").open("a") as file:
         file.write("  wiper: {scenario: wiper, attempts: 0.3, basis: a test}\n")
     choices = 6  # five levels, of which one is in place, and all up to SL-T
