@@ -1003,7 +1003,9 @@ def trend(points: Sequence[tuple[str, float, float | None, float | None, int, in
         below.plot(
             where, [one[5] for one in points], color=LEVELS[3], marker="^", label="largest gap SL-T to SL-A"
         )
-        below.set_ylim(bottom=0)
+        most = max(max(one[4], one[5]) for one in points)
+        below.set_ylim(0, most + 0.5)
+        below.set_yticks(range(most + 1))
         below.set_xticks(list(where))
         below.set_xticklabels([one[0] for one in points])
         below.legend(loc="best", fontsize=7)

@@ -115,7 +115,10 @@ def test_a_matrix_that_makes_no_sense_is_refused_with_its_place(old: str, new: s
 # -- files -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["water", "boiler", "reactor", "legacy"])
+@pytest.mark.parametrize(
+    "name",
+    ["water", "legacy", *(pytest.param(name, marks=pytest.mark.slow) for name in ("boiler", "reactor"))],
+)
 def test_a_draft_for_every_site_is_in_order(name: str, tmp_path: Path) -> None:
     start(tmp_path, name, date="2026-03-02")
     found = assessment_at(tmp_path)
@@ -318,3 +321,29 @@ def test_equal_choices_of_controls_share_their_runs_whatever_they_are_called() -
         assess_measure.canonical(select(SecurityLevels.uniform(level))).name for level in (0, 2)
     ]
     assert names == ["SL 0", "SL 2"]
+
+
+# -- print and trend ---------------------------------------------------------------------------------------------
+
+
+def test_print_breaks_long_texts_into_pages_and_is_the_same_twice() -> None:
+    from results.figures import print_pages
+
+    lines = [("title", "A title"), *(("item", f"{number} " + "some words " * 40) for number in range(40))]
+    first = print_pages(lines, "foot $x$")
+    assert first.startswith(b"%PDF")
+    assert first.count(b"/Type /Page\n") + first.count(b"/Type /Page ") > 1
+    assert first == print_pages(lines, "foot $x$")
+
+
+def test_a_trend_of_two_assessments_is_drawn() -> None:
+    from results.figures import svg, trend
+
+    text = svg(trend([("2025-11-20", 1.2, 0.4, 2.5, 3, 1), ("2026-03-02", 3.0, None, None, 4, 3)]))
+    assert "<svg" in text
+
+
+def test_a_report_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text('{"format": "other"}')
+    with pytest.raises(OtlabError, match="no report of an assessment"):
+        load_report(tmp_path / "x.json")

@@ -30,9 +30,9 @@ LIST = "Asset Name;IP Address;Device Type;Manufacturer;Segment\n"
 
 @pytest.fixture(scope="module")
 def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a minute of the unattacked reference site looks like on the wire."""
+    """What twenty seconds of the unattacked reference site looks like on the wire."""
     path = tmp_path_factory.mktemp("capture") / "quiet.pcapng"
-    run(Experiment("water", (), "test", None, 1, 60.0), capture=path)
+    run(Experiment("water", (), "test", None, 1, 20.0), capture=path)
     return path
 
 
@@ -84,7 +84,9 @@ def test_titles_cannot_break_the_drawing(tmp_path: Path) -> None:
 # -- a site of one's own -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", site_names())
+@pytest.mark.parametrize(
+    "name", ["water", *(pytest.param(one, marks=pytest.mark.slow) for one in site_names() if one != "water")]
+)
 def test_a_site_made_from_a_shipped_one_comes_to_life(name: str, tmp_path: Path) -> None:
     new_site("mine", tmp_path / "mine", name)
     site = site_of(str(tmp_path / "mine"))
@@ -101,6 +103,7 @@ def test_what_is_left_out_takes_with_it_what_needs_it(tmp_path: Path) -> None:
     assert named <= set(site.assets)
 
 
+@pytest.mark.slow
 def test_a_small_site_runs_quietly(tmp_path: Path) -> None:
     new_site(
         "small", tmp_path / "s", without=["enterprise", "dmz", "wireless", "historian", "monitor", "siem"]
@@ -230,7 +233,7 @@ def test_another_site_does_not(capture: Path, tmp_path: Path) -> None:
 
 def test_a_stranger_who_commands_is_found(tmp_path: Path) -> None:
     path = tmp_path / "attack.pcapng"
-    run(Experiment("water", (), "test", "stranger-commands", 1, 120.0), capture=path)
+    run(Experiment("water", (), "test", "stranger-commands", 1, 90.0), capture=path)
     told = "\n".join(unknown_to(load_site("water"), traffic_of(path)))
     assert "is no asset of the site" in told
 
