@@ -946,7 +946,7 @@ def _broken(lines: Sequence[tuple[str, str]]) -> list[list[tuple[str, str, float
     y = top
     for style, text in lines:
         size, _, indent, above = _PRINT[style]
-        room = int((7.0 - indent) * 72 / (size * 0.56))  # DejaVu's letters are 0.56 of their size wide at the mean
+        room = int((7.0 - indent) * 72 / (size * 0.56))  # DejaVu: 0.56 of its size wide at the mean
         for number, piece in enumerate(textwrap.wrap(text, room) or [""]):
             step = size * 1.35 + (above if number == 0 else 0)
             keep = 40 if style in ("head", "sub") else 0  # no heading at the foot of a page
