@@ -19,6 +19,8 @@ from testbed.trace import Trace
 
 #: Tries in a row before an operator gives up on a log-in (assumption).
 ATTEMPTS = 10
+#: Why something was not done where nobody got in.
+NO_LOG_IN = "no log-in"
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,20 +215,27 @@ class Operator:
 
     async def _carry_out(self, actions: Sequence[Action]) -> str | None:
         for action in actions:
-            if self.hmi.who() is None and not await self._log_in(urgent=True):
-                if self.panel is not None:
-                    await self.panel(actions)
-                    return None
-                return "no log-in"
-            await asyncio.sleep(self._lognormal("hmi.action"))
-            refused = await self.hmi.write(action.tag, action.value)
-            user = self.hmi.who()
-            barred = user is not None and self.hmi.unauthorized(user, action.tag, action.value) is not None
-            if refused is not None and barred and self.break_glass is not None and await self.break_glass():
-                refused = await self.hmi.write(action.tag, action.value)
+            refused = await self._act(action)
+            if refused is not None and self.hmi.who() is None and refused != NO_LOG_IN:
+                refused = await self._act(action)  # the session locked under the hand
+            if refused == NO_LOG_IN and self.panel is not None:
+                await self.panel(actions)
+                return None
             if refused is not None:
                 return refused
         return None
+
+    async def _act(self, action: Action) -> str | None:
+        """One write at the screen, with a log-in before it where that is needed; None, or why not."""
+        if self.hmi.who() is None and not await self._log_in(urgent=True):
+            return NO_LOG_IN
+        await asyncio.sleep(self._lognormal("hmi.action"))
+        refused = await self.hmi.write(action.tag, action.value)
+        user = self.hmi.who()
+        barred = user is not None and self.hmi.unauthorized(user, action.tag, action.value) is not None
+        if refused is not None and barred and self.break_glass is not None and await self.break_glass():
+            refused = await self.hmi.write(action.tag, action.value)
+        return refused
 
     async def _routine(self) -> None:
         """Look at a display now and then, which takes an unlocked session."""

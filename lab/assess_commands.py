@@ -231,11 +231,12 @@ def review(old: Path, new: Path, as_json: bool, trend: Path | None, more: tuple[
     changes = compare(before, now)
     if trend is not None:
         from lab.assess_review import point
-        from results import figures
+        from results import assessment_figures as figures
+        from results.look import svg
         from results.store import save_text
 
         points = sorted(point(one) for one in (before, now, *map(load_report, more)))
-        save_text(trend, figures.svg(figures.trend(points)))
+        save_text(trend, svg(figures.trend(points)))
     if as_json:
         click.echo(json.dumps([asdict(one) for one in changes], indent=1))
     else:

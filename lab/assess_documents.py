@@ -18,7 +18,7 @@ from controls.profiles import CONTROLS
 from lab.assess import FILES, Assessment
 from lab.assess_steps import STEPS, arms_of, results_of, state_of
 from results.assessment import render_report, render_specification, specification_lines
-from results.figures import print_pages
+from results.assessment_figures import print_pages
 from results.store import canonical, save_bytes, save_text
 from scenarios.model import load_scenario
 from testbed.errors import OtlabError

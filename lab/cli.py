@@ -25,6 +25,7 @@ from lab import (
     siem_commands,
     site_commands,
     study_commands,
+    tradeoff_commands,
 )
 from lab.groups import Group
 from testbed.errors import OtlabError
@@ -236,7 +237,7 @@ def compare(
     from rich.console import Console
 
     from lab.campaign import Campaign, perform
-    from results import figures, report, statistics
+    from results import figures, look, report, statistics
     from results.store import RowStore, save_bytes, save_text
     from scenarios.actions import check_against
     from scenarios.attackers import profile_of
@@ -276,7 +277,7 @@ def compare(
     cells = statistics.summarize(rows)
     drawn = figures.standard(rows)
     for name, figure in drawn.items():
-        save_bytes(out / f"{name}.png", figures.png(figure))
+        save_bytes(out / f"{name}.png", look.png(figure))
     save_text(out / "rows.jsonl", "".join(json.dumps(row.to_dict(), sort_keys=True) + "\n" for row in rows))
     titles = {name: load_scenario(name, described).title for name in names}
     titles |= {
@@ -287,7 +288,7 @@ def compare(
         out / "report.html",
         rows,
         cells,
-        {name: figures.svg(figure) for name, figure in drawn.items()},
+        {name: look.svg(figure) for name, figure in drawn.items()},
         {"site": described.title, "command": command, "titles": titles},
     )
     console.print(report.table(cells, console.width))
@@ -790,6 +791,7 @@ site.add_command(site_commands.import_)
 main.add_command(assess_commands.assess)
 main.add_command(assess_commands.review)
 main.add_command(assess_commands.gate)
+main.add_command(tradeoff_commands.tradeoff)
 
 if __name__ == "__main__":
     main()

@@ -19,10 +19,11 @@ from devices.hmi import Alarm
 from devices.operator import Action
 from devices.reliability import HumanModel
 from lab.campaign import Processes, key_of
-from results.figures import missed_deadlines, png
+from results.look import png
 from results.mfa import GRID, ArmResult, slower, worse_from
 from results.statistics import Estimate
 from results.store import content_key, save_bytes, save_text
+from results.trade_figures import missed_deadlines
 from scenarios.emergencies import Leeway
 from scenarios.experiment import Experiment, prepare, run
 from testbed.figures import load_figures

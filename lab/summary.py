@@ -96,7 +96,7 @@ def _names(kind: str) -> tuple[str, ...]:
 
 def draw(record: RunRecord, trace: Trace, suffix: str) -> bytes:
     """The run as a picture: what the view's tags showed, then attack, alerts, people and lost functions."""
-    from results import figures
+    from results import figures, look
 
     experiment = record.experiment
     site = site_of(experiment.site)
@@ -136,4 +136,4 @@ def draw(record: RunRecord, trace: Trace, suffix: str) -> bytes:
         bands=bands,
         title=f"{experiment.scenario or 'no attack'}, {experiment.profile}, seed {experiment.seed}",
     )
-    return figures.svg(figure).encode() if suffix.lower() == ".svg" else figures.png(figure)
+    return look.svg(figure).encode() if suffix.lower() == ".svg" else look.png(figure)

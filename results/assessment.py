@@ -93,7 +93,7 @@ def _environment() -> Environment:
 
 
 def specification_lines(crs: Mapping[str, Any], approval: Mapping[str, Any] | None) -> list[tuple[str, str]]:
-    """The specification for print: (style, text) lines of ``results.figures.print_pages``."""
+    """The specification for print: (style, text) lines of ``results.assessment_figures.print_pages``."""
     found = [
         ("title", crs["title"]),
         ("text", f"{crs['date']} {crs['organization']} {crs['responsible']}".strip()),

@@ -1,27 +1,31 @@
-"""Figures for print and for the report: detection, availability, and one run's time line.
-
-The only module that touches matplotlib, and only once a figure is asked for. It never imports pyplot: figures are
-drawn by Agg and the SVG writer directly, so no window system is looked for and no global state is changed. Equal
-input gives equal bytes: no dates, a fixed salt for ids, glyphs as outlines of the font matplotlib ships.
-
-Widths are for A4 with 16 mm margins. Security levels 0 to 4 are one hue from light to dark, every step apart from
-the next in lightness (read the same with any color vision and in gray), and each profile has its own marker.
-"""
+"""Figures of campaigns and of one run: detection, availability, and a time line."""
 
 from __future__ import annotations
 
-import io
 import math
 import textwrap
-import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
+from results.look import (
+    ALARM,
+    GRID,
+    INK,
+    LEVELS,
+    MUTED,
+    PAPER,
+    UNLEVELED,
+    WARNING,
+    bare,
+    settled,
+    sheet,
+    short,
+    style,
+    text_width,
+)
 from results.rows import FUNCTIONS, NO_ATTACK, Row
 from results.statistics import by_cell, detection_curve, mean_interval, median_time
 
@@ -29,19 +33,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from results.mfa import ArmResult
-
-INK: Final = "#1b1f24"
-MUTED: Final = "#5b6470"
-GRID: Final = "#d9dee5"
-PAPER: Final = "#ffffff"
-# OKLCH hue 250; the lightest keeps a contrast of 3:1 on white (WCAG 2.2, 1.4.11).
-LEVELS: Final = ("#4a95dd", "#0078cf", "#005a9d", "#003d6e", "#001d3d")
-UNLEVELED: Final = "#6b7280"
-ALARM: Final = "#b3261e"
-WARNING: Final = "#9a5b00"
-
-_WIDTH: Final = 7.0  # in; 178 mm
 _MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 _TIME_TICKS: Final = (
     (0, "0"),
@@ -55,22 +46,6 @@ _TIME_TICKS: Final = (
     (604_800, "7 d"),
 )
 _PANELS_PER_FIGURE: Final = 8  # four rows of two fill an A4 page
-
-
-def svg(figure: Figure) -> str:
-    """Return the figure as an SVG document; equal figures give equal text."""
-    buffer = io.BytesIO()
-    with _style():
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return buffer.getvalue().decode()
-
-
-def png(figure: Figure, dpi: int = 200) -> bytes:
-    """Return the figure as a PNG file's bytes; 200 dots an inch is enough for print."""
-    buffer = io.BytesIO()
-    with _style():
-        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
-    return buffer.getvalue()
 
 
 CAPTIONS: Final[Mapping[str, str]] = {
@@ -115,19 +90,19 @@ def detection_times(rows: Sequence[Row]) -> Figure:
     panels = _panels(groups)
     looks = _looks(rows)
     horizon = max((row.observed for row in rows if row.attacked), default=0.0)
-    with _style():
+    with style():
         heights = [0.5 + 0.25 * profiles for profiles in _tallest(panels)]
         figure, axes = _grid(panels, 0.55 + sum(heights), heights)
         for (title, profiles), ax in zip(panels.items(), axes, strict=False):
             _head(ax, title)
             _time_axis(ax, horizon)
             ax.set_ylim(len(profiles) - 0.45, -0.55)
-            ax.set_yticks(range(len(profiles)), [_short(name, 22) for name in profiles])
+            ax.set_yticks(range(len(profiles)), [short(name, 22) for name in profiles])
             ax.tick_params(axis="y", length=0)
             for place, (profile, runs) in enumerate(profiles.items()):
                 _median_line(ax, place, runs, looks[profile], horizon)
         _label_bottom(axes, len(panels), "Time from the attack's first action to detection")
-        return _settled(figure)
+        return settled(figure)
 
 
 def detection_curves(rows: Sequence[Row]) -> Figure:
@@ -136,7 +111,7 @@ def detection_curves(rows: Sequence[Row]) -> Figure:
     panels = _panels(groups)
     looks = _looks(rows)
     horizon = max((row.observed for row in rows if row.attacked), default=0.0)
-    with _style():
+    with style():
         lines = math.ceil(len(panels) / 2)
         figure, axes = _grid(panels, 0.75 + 2.0 * max(lines, 1))
         for (title, profiles), ax in zip(panels.items(), axes, strict=False):
@@ -147,7 +122,7 @@ def detection_curves(rows: Sequence[Row]) -> Figure:
             ends = [_curve_line(ax, runs, looks[profile], horizon) for profile, runs in profiles.items()]
             _end_labels(ax, ends, list(profiles), looks)
         _label_bottom(axes, len(panels), "Time from the attack's first action")
-        return _settled(figure)
+        return settled(figure)
 
 
 def availability(rows: Sequence[Row]) -> Figure:
@@ -156,7 +131,7 @@ def availability(rows: Sequence[Row]) -> Figure:
     panels = _panels(groups)
     looks = _looks(rows)
     lowest = min((share for row in rows for share in row.availability.values()), default=0.0)
-    with _style():
+    with style():
         lines = math.ceil(len(panels) / 2)
         figure, axes = _grid(panels, 0.75 + 1.9 * max(lines, 1))
         for (title, profiles), ax in zip(panels.items(), axes, strict=False):
@@ -172,7 +147,7 @@ def availability(rows: Sequence[Row]) -> Figure:
                 shift = (place - (len(profiles) - 1) / 2) * step
                 _availability_points(ax, runs, looks[profile], shift, step)
         _legend(figure, looks)
-        return _settled(figure)
+        return settled(figure)
 
 
 def levels_by_maturity(
@@ -191,21 +166,21 @@ def levels_by_maturity(
         for title, cells in panels.items()
     }
     most = max((value for cells in means.values() for value in cells.values()), default=0.0)
-    with _style():
+    with style():
         lines = max(1, math.ceil(len(panels) / 2))
         figure, axes = _grid(panels, 0.5 + lines * (0.6 + 0.27 * len(maturities)))
         for (title, cells), ax in zip(means.items(), axes, strict=False):
             _head(ax, title)
             ax.set_xlim(-0.5, len(profiles) - 0.5)
             ax.set_ylim(len(maturities) - 0.5, -0.5)
-            ax.set_xticks(range(len(profiles)), [_short(name, 14) for name in profiles])
+            ax.set_xticks(range(len(profiles)), [short(name, 14) for name in profiles])
             ax.set_yticks(range(len(maturities)), ["perfect" if m == 5 else f"ML {m}" for m in maturities])
             ax.tick_params(length=0)
             for x, profile in enumerate(profiles):
                 for y, maturity in enumerate(maturities):
                     if (profile, maturity) in cells:
                         _heat_cell(ax, x, y, cells[profile, maturity], most)
-        return _settled(figure)
+        return settled(figure)
 
 
 def _control_lost(row: Row) -> float:
@@ -247,7 +222,7 @@ _LANES: Final[Mapping[str, tuple[str, str]]] = {
     "operator": ("#005a9d", "o"),
 }
 _LABEL_ROWS: Final = 6
-_AXES: Final = 4.9  # in; the axes are at least that wide beside the longest names that _short leaves
+_AXES: Final = 4.9  # in; the axes are at least that wide beside the longest names that short leaves
 _ROW: Final = 0.17  # in; one line of event labels
 
 
@@ -286,11 +261,11 @@ def timeline(
     by_lane: dict[str, list[Event]] = {lane: [] for _, lane, _ in events}
     for event in sorted(events):
         by_lane[event[1]].append(event)
-    with _style():
+    with style():
         plans = {lane: _placed(lane_events, start, end) for lane, lane_events in by_lane.items()}
         lanes_height = 0.35 + sum(_ROW * (plan.rows + 1) for plan in plans.values()) + 0.22 * len(bands)
         trends = [1.15] * len(by_unit)
-        figure = _sheet(sum(trends) + lanes_height + (0.75 if title else 0.5))
+        figure = sheet(sum(trends) + lanes_height + (0.75 if title else 0.5))
         grid = figure.subplots(
             len(trends) + 1, 1, sharex=True, squeeze=False, height_ratios=[*trends, lanes_height]
         )
@@ -304,8 +279,8 @@ def timeline(
                     ax.axvline(time, color=ALARM, linewidth=0.6, alpha=0.35, zorder=1)
         _clock_axis(axes[-1], start, end)
         if title:
-            figure.suptitle(_short(title, 90), x=0.01, ha="left", fontsize=8.5, fontweight="bold")
-        return _settled(figure)
+            figure.suptitle(short(title, 90), x=0.01, ha="left", fontsize=8.5, fontweight="bold")
+        return settled(figure)
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,8 +305,8 @@ def _placed(events: Sequence[Event], start: float, end: float) -> _Lane:
     unsaid = 0
     for time, label, count in said:
         for length in (44, 22):  # a cut label says more than none
-            text = _short(label, length) + (f" ×{count}" if count > 1 else "")
-            width = (_text_width(text) + 0.16) * scale
+            text = short(label, length) + (f" ×{count}" if count > 1 else "")
+            width = (text_width(text) + 0.16) * scale
             left = min(time, end - width)
             line = next((i for i, edge in enumerate(free) if edge <= left), None)
             if line is not None:
@@ -351,7 +326,7 @@ def _trend(
     unit: str,
     limits: Mapping[str, Mapping[str, float]],
 ) -> None:
-    _bare(ax)
+    bare(ax)
     ax.grid(axis="y", color=GRID, linewidth=0.6)
     ax.set_ylabel(unit)
     styles = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (5, 1, 1, 1)))
@@ -394,7 +369,7 @@ def _limit_labels(ax: Axes, drawn: Mapping[float, Sequence[str]]) -> None:
     for value, place in zip(values, spread, strict=True):
         severe = any(name.split()[-1] in ("HH", "LL") for name in drawn[value])
         ax.annotate(
-            _short(", ".join(drawn[value]), 22),
+            short(", ".join(drawn[value]), 22),
             (1.0, place),
             xytext=(4, 0),
             textcoords="offset points",
@@ -414,7 +389,7 @@ def _lanes(
     start: float,
     end: float,
 ) -> None:
-    _bare(ax)
+    bare(ax)
     ax.tick_params(axis="y", length=0)
     ax.set_xlim(start, end)
     top, ticks, names = 0.0, [], []
@@ -432,7 +407,7 @@ def _lanes(
             clip_on=False,
         )
         for time, line, text in plan.labels:
-            width = (_text_width(text) + 0.16) * (end - start) / _AXES
+            width = (text_width(text) + 0.16) * (end - start) / _AXES
             overrun = time + width > end
             height = base + _ROW * (line + 0.9)
             ax.plot([time, time], [base, height], color=color, linewidth=0.5, alpha=0.6, zorder=2)
@@ -448,7 +423,7 @@ def _lanes(
                 bbox={"boxstyle": "square,pad=0.05", "facecolor": PAPER, "edgecolor": "none"},
             )
         ticks.append(base)
-        names.append(_short(lane, 14) + (f"\n(+{plan.unsaid} more)" if plan.unsaid else ""))
+        names.append(short(lane, 14) + (f"\n(+{plan.unsaid} more)" if plan.unsaid else ""))
         top += _ROW * (plan.rows + 1)
         ax.axhline(top, color=GRID, linewidth=0.6)
     for lane, spans in bands.items():
@@ -462,7 +437,7 @@ def _lanes(
         )
         ax.axhline(middle, color=GRID, linewidth=0.6, zorder=1)
         ticks.append(middle)
-        names.append(f"no {lane}" if lane in FUNCTIONS else _short(lane, 14))
+        names.append(f"no {lane}" if lane in FUNCTIONS else short(lane, 14))
         top += 0.22
     ax.set_ylim(max(top, 0.2), 0)
     ax.set_yticks(ticks, names)
@@ -521,14 +496,6 @@ def _pages(rows: Sequence[Row]) -> list[list[Row]]:
     return [[row for row in rows if (row.site, row.scenario) in chunk] for chunk in chunks]
 
 
-def _sheet(height: float) -> Figure:
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06, wspace=0.02, hspace=0.03)
-    return Figure(figsize=(_WIDTH, height), dpi=200, layout=layout, facecolor=PAPER)
-
-
 def _tallest(panels: Mapping[str, Mapping[str, list[Row]]]) -> list[int]:
     """Return the number of profiles of the fuller panel in each line of panels."""
     counts = [len(profiles) for profiles in panels.values()] or [1]
@@ -540,7 +507,7 @@ def _grid(
 ) -> tuple[Figure, list[Axes]]:
     columns = 2 if len(panels) > 1 else 1
     lines = max(1, math.ceil(len(panels) / columns))
-    figure = _sheet(height)
+    figure = sheet(height)
     grid = figure.subplots(lines, columns, squeeze=False, height_ratios=ratios)
     axes: list[Axes] = list(grid.flat)
     for ax in axes[max(len(panels), 1) :]:
@@ -552,16 +519,10 @@ def _grid(
 
 
 def _head(ax: Axes, title: str) -> None:
-    _bare(ax)
+    bare(ax)
     spec = ax.get_subplotspec()
     room = 38 if spec is not None and spec.get_gridspec().ncols > 1 else 80  # letters above a panel
     ax.set_title("\n".join(textwrap.wrap(title, room)) or " ", loc="left", fontweight="bold")
-
-
-def _bare(ax: Axes) -> None:
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
-    ax.set_axisbelow(True)
 
 
 def _time_axis(ax: Axes, horizon: float) -> None:
@@ -710,7 +671,7 @@ def _end_labels(ax: Axes, ends: Sequence[float], profiles: Sequence[str], looks:
             clip_on=False,
         )
         ax.annotate(
-            _short(profiles[i], 22),
+            short(profiles[i], 22),
             (1.0, place),
             xytext=(13, 0),
             xycoords="axes fraction",
@@ -757,7 +718,7 @@ def _legend(figure: Figure, looks: Mapping[str, _Look]) -> None:
 
     handles = [
         Line2D(
-            [], [], color=look.color, marker=look.marker, markersize=5, linewidth=1.4, label=_short(name, 30)
+            [], [], color=look.color, marker=look.marker, markersize=5, linewidth=1.4, label=short(name, 30)
         )
         for name, look in looks.items()
     ]
@@ -783,230 +744,3 @@ def _spread(places: Sequence[float], gap: float, top: float = 1.0) -> list[float
                 moved[i + 1] += lack / 2
         moved = [min(max(p, 0.0), top) for p in moved]
     return moved
-
-
-def _short(text: str, length: int) -> str:
-    flat = " ".join(text.split())
-    return flat if len(flat) <= length else flat[: length - 1] + "…"
-
-
-@lru_cache(maxsize=4096)  # an outline takes milliseconds, and labels of a run repeat
-def _text_width(text: str, size: float = 7.0) -> float:
-    """Return the width in inches of ``text`` in the figure's font."""
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import TextPath, text_to_path
-
-    font = FontProperties(family="DejaVu Sans")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
-        # matplotlib fails to make a path of nothing: spaces, a soft hyphen.
-        if not len(text_to_path.get_text_path(font, text)[1]):
-            return 0.0
-        outline = TextPath((0, 0), text, size=size, prop=font)
-        return float(outline.get_extents().x1) / 72
-
-
-def _settled(figure: Figure) -> Figure:
-    """Lay the figure out once and for good: a second pass of the layout could shift a line by a hair."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    return figure
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    import matplotlib
-
-    with (
-        matplotlib.rc_context(
-            {
-                "font.family": "DejaVu Sans",  # shipped with matplotlib: the same outlines on every machine
-                "font.size": 8,
-                "axes.titlesize": 8.5,
-                "axes.labelsize": 8,
-                "axes.labelcolor": INK,
-                "axes.edgecolor": MUTED,
-                "axes.linewidth": 0.7,
-                "axes.facecolor": "none",
-                "text.color": INK,
-                "text.hinting": "no_hinting",  # a text is as wide in print as where the layout was measured
-                "text.parse_math": False,  # a dollar sign in a user's name is a dollar sign
-                "xtick.labelsize": 7.5,
-                "ytick.labelsize": 7.5,
-                "xtick.color": MUTED,
-                "ytick.color": MUTED,
-                "xtick.labelcolor": INK,
-                "ytick.labelcolor": INK,
-                "legend.fontsize": 7.5,
-                "legend.frameon": False,
-                "svg.fonttype": "path",
-                "svg.hashsalt": "otlab",
-                "path.simplify": True,
-            }
-        ),
-        warnings.catch_warnings(),
-    ):
-        # A character the font lacks is drawn as a box; that is no reason to fail or to warn on every figure.
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
-        yield
-
-
-_DEADLINE_ARMS: Final = (
-    ("SL 0", LEVELS[0], "-"),
-    ("SL 2", LEVELS[2], "-"),
-    ("SL 4", LEVELS[4], "-"),
-    ("SL 4, dual, no procedure", ALARM, "--"),
-    ("SL 4, compensating set", WARNING, "-."),
-)
-
-
-def missed_deadlines(
-    results: Sequence[ArmResult], marks: Sequence[tuple[str, float]], rates: tuple[float, float]
-) -> Figure:
-    """Share of emergencies missed, and events a year that end badly, over the time from alarm to limit.
-
-    ``marks`` are shipped emergencies and what they leave (s); ``rates`` intrusions and emergencies a year.
-    """
-    from results.mfa import GRID as TIMES
-
-    with _style():
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(_WIDTH, 6.6), layout="constrained")
-        above, below = figure.subplots(2, 1, sharex=True)
-        by_name = {one.name: one for one in results}
-        for name, color, line in _DEADLINE_ARMS:
-            if name not in by_name:
-                continue
-            for axes, estimates in (
-                (above, [by_name[name].missed(within) for within in TIMES]),
-                (below, [by_name[name].total(within, *rates) for within in TIMES]),
-            ):
-                axes.plot(TIMES, [one.value for one in estimates], color=color, linestyle=line, label=name)
-                low, high = ([getattr(one, end) for one in estimates] for end in ("low", "high"))
-                axes.fill_between(TIMES, low, high, color=color, alpha=0.12, linewidth=0)
-        for number, (name, within) in enumerate(marks):
-            above.axvline(within, color=GRID, zorder=0)
-            below.axvline(within, color=GRID, zorder=0)
-            above.annotate(
-                name,
-                (within, 1.0),
-                xytext=(0, 5 + 11 * (number % 3)),
-                xycoords=("data", "axes fraction"),
-                textcoords="offset points",
-                ha="center",
-                fontsize=7,
-                color=MUTED,
-            )
-        below.set_xscale("log")
-        below.set_xticks([60, 120, 300, 600, 1800, 3600, 14_400])
-        below.set_xticklabels(["1 min", "2 min", "5 min", "10 min", "30 min", "1 h", "4 h"])
-        below.minorticks_off()
-        above.set_ylabel("emergencies missed")
-        below.set_ylabel("bad ends a year")
-        below.set_xlabel("time from alarm to limit")
-        above.set_ylim(0, 1)
-        below.set_ylim(bottom=0)
-        above.legend(loc="upper center", bbox_to_anchor=(0.71, 1.0), fontsize=8)
-    return figure
-
-
-# -- assessments -------------------------------------------------------------------------------------------------
-
-#: Style of a line of print -> size (points), weight, indent (in), room above (points)
-_PRINT: Final = {
-    "title": (15, "bold", 0.0, 0),
-    "head": (11.5, "bold", 0.0, 12),
-    "sub": (9.5, "bold", 0.0, 7),
-    "text": (8.5, "normal", 0.0, 2),
-    "item": (8.5, "normal", 0.18, 1),
-}
-
-
-def print_pages(lines: Sequence[tuple[str, str]], foot: str) -> bytes:
-    """An A4 PDF of (style, text) lines, wrapped and numbered; styles are title, head, sub, text and item.
-
-    Equal lines give equal bytes. The writer is matplotlib's own: one document is not worth a second library.
-    """
-    from matplotlib.backends.backend_pdf import PdfPages
-
-    buffer = io.BytesIO()
-    with _style():
-        pages = _broken(lines)
-        with PdfPages(buffer, metadata={"CreationDate": None, "Creator": None, "Producer": None}) as file:
-            for number, page in enumerate(pages, 1):
-                file.savefig(_print_page(page, f"{foot}   {number} / {len(pages)}"))
-    return buffer.getvalue()
-
-
-def _broken(lines: Sequence[tuple[str, str]]) -> list[list[tuple[str, str, float]]]:
-    """Lines broken to the page's width, as pages of (style, text, height in points from the page's foot)."""
-    top, bottom = 842 - 50.0, 56.0
-    pages: list[list[tuple[str, str, float]]] = [[]]
-    y = top
-    for style, text in lines:
-        size, _, indent, above = _PRINT[style]
-        room = int((7.0 - indent) * 72 / (size * 0.56))  # DejaVu: 0.56 of its size wide at the mean
-        for number, piece in enumerate(textwrap.wrap(text, room) or [""]):
-            step = size * 1.35 + (above if number == 0 else 0)
-            keep = 40 if style in ("head", "sub") else 0  # no heading at the foot of a page
-            if y - step - keep < bottom:
-                pages.append([])
-                y = top
-            y -= step
-            pages[-1].append((style, piece, y))
-    return pages
-
-
-def _print_page(page: Sequence[tuple[str, str, float]], foot: str) -> Figure:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(595 / 72, 842 / 72))
-    left = 0.63
-    for style, text, y in [*page, ("text", foot, 28.0)]:
-        size, weight, indent, _ = _PRINT[style]
-        figure.text(
-            (left + indent) * 72 / 595,
-            y / 842,
-            text,
-            fontsize=size,
-            fontweight=weight,
-            color=MUTED if y == 28.0 else INK,
-            parse_math=False,
-        )
-    return figure
-
-
-def trend(points: Sequence[tuple[str, float, float | None, float | None, int, int]]) -> Figure:
-    """Assessments by date: expected loss with its interval, and the highest rank beside the largest gap of SL-A.
-
-    Each point is (date, points a year, low, high, rank, gap in levels).
-    """
-    with _style():
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(_WIDTH, 4.2), layout="constrained")
-        above, below = figure.subplots(2, 1, sharex=True)
-        where = range(len(points))
-        values = [one[1] for one in points]
-        ends = [
-            (value if low is None else low, value if high is None else high)
-            for _, value, low, high, _, _ in points
-        ]
-        below_, above_ = zip(
-            *((v - low, high - v) for v, (low, high) in zip(values, ends, strict=True)), strict=True
-        )
-        above.errorbar(where, values, yerr=[below_, above_], color=LEVELS[1], marker="o", capsize=3)
-        above.set_ylabel("points a year")
-        above.set_ylim(bottom=0)
-        below.plot(where, [one[4] for one in points], color=ALARM, marker="s", label="highest residual rank")
-        below.plot(
-            where, [one[5] for one in points], color=LEVELS[3], marker="^", label="largest gap SL-T to SL-A"
-        )
-        most = max(max(one[4], one[5]) for one in points)
-        below.set_ylim(0, most + 0.5)
-        below.set_yticks(range(most + 1))
-        below.set_xticks(list(where))
-        below.set_xticklabels([one[0] for one in points])
-        below.legend(loc="best", fontsize=7)
-    return figure

@@ -24,7 +24,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from results import figures as palette
+from results import figures
+from results import look as palette
 from results.rows import FUNCTIONS, NO_ATTACK, Row
 from results.statistics import Cell, Comparison, Estimate, compare, distinct
 from results.store import canonical, save_text
@@ -232,6 +233,11 @@ def render(
     )
 
 
+def page(template: str, **values: object) -> str:
+    """A page of ``results/templates`` in the style of all reports."""
+    return _environment().get_template(template).render(colors=_COLORS, **values)
+
+
 def fingerprint(rows: Iterable[Row]) -> str:
     """Return the SHA-256 of all rows in table order: two reports with the same one tell of the same results."""
     digest = hashlib.sha256()
@@ -254,9 +260,9 @@ _KNOWN: Final = ("title", "site", "command", "versions", "titles", "profiles", "
 
 def _caption(name: str) -> str:
     stem, _, page = name.rpartition("-")
-    if page.isdigit() and stem in palette.CAPTIONS:
-        return f"{palette.CAPTIONS[stem]} Page {page}."
-    return palette.CAPTIONS.get(name, name)
+    if page.isdigit() and stem in figures.CAPTIONS:
+        return f"{figures.CAPTIONS[stem]} Page {page}."
+    return figures.CAPTIONS.get(name, name)
 
 
 def _scope(runs: Sequence[Row], site_title: str) -> list[tuple[str, str]]:
@@ -270,7 +276,7 @@ def _scope(runs: Sequence[Row], site_title: str) -> list[tuple[str, str]]:
         ("Scenarios", ", ".join(attacks) or "none"),
         ("Attack-free runs", quiet),
         ("Profiles", ", ".join(dict.fromkeys(row.profile for row in sorted(runs, key=_by_level)))),
-        ("Seeds", _ranges(seeds)),
+        ("Seeds", ranges(seeds)),
         ("Length of a run", _spans(sorted({row.duration for row in runs}))),
     ]
 
@@ -279,7 +285,7 @@ def _by_level(row: Row) -> tuple[bool, int, str]:
     return (row.level is None, row.level or 0, row.profile)
 
 
-def _ranges(seeds: Sequence[int]) -> str:
+def ranges(seeds: Sequence[int]) -> str:
     """Return whole numbers with runs of neighbors drawn together: '1 to 10, 20'."""
     spans: list[list[int]] = []
     for seed in seeds:
@@ -362,6 +368,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.globals.update(number=number, signed=signed)
     environment.filters.update(
         number=number,
         percent=percent,

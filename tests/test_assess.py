@@ -329,7 +329,7 @@ def test_equal_choices_of_controls_share_their_runs_whatever_they_are_called() -
 
 
 def test_print_breaks_long_texts_into_pages_and_is_the_same_twice() -> None:
-    from results.figures import print_pages
+    from results.assessment_figures import print_pages
 
     lines = [("title", "A title"), *(("item", f"{number} " + "some words " * 40) for number in range(40))]
     first = print_pages(lines, "foot $x$")
@@ -339,7 +339,8 @@ def test_print_breaks_long_texts_into_pages_and_is_the_same_twice() -> None:
 
 
 def test_a_trend_of_two_assessments_is_drawn() -> None:
-    from results.figures import svg, trend
+    from results.assessment_figures import trend
+    from results.look import svg
 
     text = svg(trend([("2025-11-20", 1.2, 0.4, 2.5, 3, 1), ("2026-03-02", 3.0, None, None, 4, 3)]))
     assert "<svg" in text

@@ -16,7 +16,7 @@ from controls.maturity import EFFECTS, apply, load_maturity, maturity_table
 from controls.selection import select
 from devices.inventory import allow_list
 from devices.world import World
-from results import figures, statistics
+from results import figures, look, statistics
 from results.metrics import measure
 from results.rows import Row
 from scenarios.experiment import Experiment, run, site_of
@@ -298,9 +298,7 @@ def test_the_heat_map_is_drawn_where_maturities_differ_and_shows_each_mean() -> 
     [ax] = drawn["levels-by-maturity"].axes
     assert [label.get_text() for label in ax.get_yticklabels()] == ["perfect", "ML 4", "ML 1"]
     assert sorted(text.get_text() for text in ax.texts) == sorted(["1", "2", "101", "102", "401", "402"])
-    assert figures.svg(drawn["levels-by-maturity"]) == figures.svg(
-        figures.standard(rows)["levels-by-maturity"]
-    )
+    assert look.svg(drawn["levels-by-maturity"]) == look.svg(figures.standard(rows)["levels-by-maturity"])
     assert "levels-by-maturity" not in figures.standard([one for one in rows if one.maturity is None])
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from devices.crew import Method
-from lab.mfa_study import ARMS, intruded, page, study, table
-from results.figures import missed_deadlines, png
+from lab.mfa_study import ARMS, answer, intruded, page, study, table
+from results.look import png
 from results.mfa import ArmResult, slower, worse_from
+from results.trade_figures import missed_deadlines
 
 BY_NAME = {one.name: one for one in ARMS}
 
@@ -92,3 +93,11 @@ def test_the_same_results_are_the_same_figure_and_page() -> None:
     drawn = [png(missed_deadlines(found, [("one", 90.0)], (0.5, 2.0)), dpi=60) for _ in range(2)]
     assert drawn[0] == drawn[1]
     assert "| SL 4 |" in page(found, [])
+
+
+def test_a_session_that_locks_under_the_hand_is_opened_again() -> None:
+    # Seed 12 has the screen untouched for nearly 15 minutes when the alarm comes: it locks before the write.
+    arm = BY_NAME["SL 4, lock 15 min"]
+    taken = answer(arm.experiment("boiler", None, 12, 1000.0, "spar-h"), outage=False)
+    assert taken is not None
+    assert 60.0 < taken < 180.0

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from results import figures, report
+from results import figures, look, report
 from results.report import inline_svg, number, percent, render, table, write_report
 from results.rows import Row
 from results.statistics import Estimate, summarize
@@ -101,7 +101,7 @@ def small(seeds: int = 2, *, detectable: bool = True) -> list[Row]:
 
 
 def page_of(rows: Sequence[Row], **meta: object) -> str:
-    drawn = {name: figures.svg(figure) for name, figure in figures.standard(rows).items()}
+    drawn = {name: look.svg(figure) for name, figure in figures.standard(rows).items()}
     return render(rows, summarize(rows), drawn, meta)
 
 
@@ -476,7 +476,7 @@ def overlaps(figure: Figure) -> list[tuple[str, str]]:
         draw(text, renderer)
 
     # Asking the figure for its texts would also give the labels of ticks out of sight.
-    with figures._style(), pytest.MonkeyPatch.context() as patch:
+    with look.style(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(Text, "draw", recorded)
         figure.draw_without_rendering()
         boxes = [(text.get_text(), text.get_window_extent()) for text in drawn]
@@ -541,22 +541,22 @@ def test_a_figure_without_runs_for_it_is_left_out() -> None:
 def test_drawing_again_gives_the_same_bytes() -> None:
     first, second = figures.standard(small()), figures.standard(small())
     for name in first:
-        text = figures.svg(first[name])
-        figures.png(first[name])  # drawing it in another format in between must not move anything
-        assert figures.svg(first[name]) == text == figures.svg(second[name])
-        assert figures.png(first[name]) == figures.png(second[name])
+        text = look.svg(first[name])
+        look.png(first[name])  # drawing it in another format in between must not move anything
+        assert look.svg(first[name]) == text == look.svg(second[name])
+        assert look.png(first[name]) == look.png(second[name])
 
 
 def test_a_png_is_a_png_of_the_asked_resolution() -> None:
     [figure] = figures.standard(campaign(("none",), seeds=1)).values()
-    data = figures.png(figure, dpi=100)
+    data = look.png(figure, dpi=100)
     assert data.startswith(b"\x89PNG\r\n\x1a\n")
     assert int.from_bytes(data[16:20], "big") == 700
 
 
 def test_an_svg_names_no_date_and_no_program() -> None:
     [figure] = figures.standard(campaign(("none",), seeds=1)).values()
-    assert not re.search(r"dc:date|Matplotlib v|20\d\d-\d\d", figures.svg(figure))
+    assert not re.search(r"dc:date|Matplotlib v|20\d\d-\d\d", look.svg(figure))
 
 
 def test_a_level_looks_the_same_in_every_campaign() -> None:
@@ -579,8 +579,8 @@ def test_drawing_looks_for_no_window_system(tmp_path: Path) -> None:
     program = (
         "import sys; sys.path.insert(0, 'tests')\n"
         "from test_report import campaign\n"
-        "from results import figures\n"
-        "[figures.png(f) for f in figures.standard(campaign(('none',), seeds=1)).values()]\n"
+        "from results import figures, look\n"
+        "[look.png(f) for f in figures.standard(campaign(('none',), seeds=1)).values()]\n"
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     environment = {k: v for k, v in os.environ.items() if k != "DISPLAY"} | {"PYTHONPATH": str(ROOT)}
@@ -637,7 +637,7 @@ def test_a_time_line_labels_limits_events_and_bands_without_a_touch() -> None:
 
 
 def test_a_time_line_gives_the_same_bytes_twice() -> None:
-    assert figures.svg(drawn_run()) == figures.svg(drawn_run())
+    assert look.svg(drawn_run()) == look.svg(drawn_run())
 
 
 def test_labels_that_find_no_room_are_counted() -> None:
@@ -676,7 +676,7 @@ def test_no_event_is_lost_from_a_lane(events: list[figures.Event]) -> None:
 def test_a_poor_run_is_drawn_all_the_same(given: dict[str, Any]) -> None:
     arguments = {"units": {}, "limits": {}, "events": [], "bands": {}, **given}
     figure = figures.timeline(arguments.pop("times", []), arguments.pop("series", {}), **arguments)
-    assert figures.svg(figure).startswith("<?xml")
+    assert look.svg(figure).startswith("<?xml")
     assert overlaps(figure) == []
 
 
