@@ -29,7 +29,8 @@ class Gateway:
         self.loop = host.network.loop
         self.connect = connect
         self.audit = Audit(name)
-        self.verify_checksums = False
+        #: PLCs that publish a checksum, which is then checked
+        self.verify_checksums: frozenset[str] = frozenset()
         self._plcs = plcs
         self._where: dict[str, tuple[str, Tag]] = {}
         tags = []
@@ -50,7 +51,7 @@ class Gateway:
             mine = {tag: description for tag, (owner, description) in self._where.items() if owner == plc}
             checksum_at = checksum_address(self._plcs[plc].tags.values())
             poller = StationPoller(
-                self.clients[plc], mine, checksum_at=checksum_at, verify=self.verify_checksums
+                self.clients[plc], mine, checksum_at=checksum_at, verify=plc in self.verify_checksums
             )
             self.host.spawn(self._poll(plc, period, poller), f"poll {plc}")
 

@@ -103,7 +103,8 @@ class Hmi:
         self.stale_after = stale_after
         self.seams = HmiSeams()
         self.audit = Audit(name)
-        self.verify_checksums = False
+        #: PLCs that publish a checksum, which is then checked
+        self.verify_checksums: frozenset[str] = frozenset()
         self.values: dict[str, float] = {}
         #: when each PLC last answered; a station that has just started has nothing stale yet
         self.fresh: dict[str, float] = dict.fromkeys(asset.polls, self.loop.time())
@@ -134,7 +135,7 @@ class Hmi:
             client = self.clients[plc] = self.connect(plc)
             tags = self._plcs[plc].tags
             poller = self.seams.told_by.get(plc) or StationPoller(
-                client, tags, checksum_at=checksum_address(tags.values()), verify=self.verify_checksums
+                client, tags, checksum_at=checksum_address(tags.values()), verify=plc in self.verify_checksums
             )
             self.host.spawn(self._watch(plc, period, poller), f"poll {plc}")
         if self.asset.heartbeat is not None:

@@ -192,7 +192,8 @@ class Plc:
         )
         self._connect = connect
         self._peers_read = peers
-        self.verify_checksums = False
+        #: PLCs that publish a checksum, which is then checked
+        self.verify_checksums: frozenset[str] = frozenset()
         self._phase = phase
         self.scan_time = asset.scan
         self.last_scan = 0.0
@@ -405,7 +406,7 @@ class Plc:
     async def _follow(self, peer: str, wanted: PeerTags) -> None:
         tags, every = wanted.tags, wanted.every
         poller = TagPoller(
-            self._connect(peer), tags, checksum_at=wanted.checksum_at, verify=self.verify_checksums
+            self._connect(peer), tags, checksum_at=wanted.checksum_at, verify=peer in self.verify_checksums
         )
         self.pollers[peer] = poller
         # A PLC's own reads follow its scan, so two PLCs never ask in step for long.

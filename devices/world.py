@@ -115,8 +115,8 @@ class WorldSeams:
     #: TLS context of a Modbus client: (source asset, target PLC) -> context, None for a PLC that has no TLS
     modbus_tls: Callable[[str, str], ssl.SSLContext | None] | None = None
     ua_credentials: dict[str, UaCredentials] = field(default_factory=dict)
-    #: readers of PLCs check the checksum that the PLCs then publish
-    verify_checksums: bool = False
+    #: PLCs whose readers check the checksum that they publish
+    verify_checksums: frozenset[str] = frozenset()
     #: secret that a device shares with the authentication server: as delivered, unless somebody changes it
     shared_secret: Callable[[str], bytes] = lambda _device: FACTORY_SECRET
     #: who gives devices their certificates, where they have any

@@ -26,6 +26,7 @@ from results.rows import Row
 from results.store import RowStore, content_key
 from scenarios.experiment import Experiment, RunRecord, run
 from testbed.errors import RunError
+from testbed.plants import brought
 
 PACKAGES = ("testbed", "devices", "controls", "scenarios", "results")
 
@@ -105,6 +106,9 @@ def code_digest() -> str:
                 digest.update(path.read_bytes())
     for library in ("asyncua", "pymodbus", "simpy"):
         digest.update(f"{library} {version(library)}\0".encode())
+    for plant in brought().values():  # by their version: whoever changes a plant of theirs has to raise it
+        about = f"{plant.dist.name} {plant.dist.version}" if plant.dist is not None else ""
+        digest.update(f"plant {plant.name} {plant.value} {about}\0".encode())
     return digest.hexdigest()
 
 

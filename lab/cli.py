@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lab import (
+    assess_commands,
     campaign_commands,
     detector_commands,
     response_commands,
     scenario_commands,
     siem_commands,
+    site_commands,
     study_commands,
     tradeoff_commands,
 )
@@ -810,6 +812,12 @@ main.add_command(campaign_commands.campaign)
 main.add_command(siem_commands.siem)
 main.add_command(response_commands.playbooks)
 main.add_command(study_commands.study)
+site.add_command(site_commands.new)
+site.add_command(site_commands.draw)
+site.add_command(site_commands.import_)
+main.add_command(assess_commands.assess)
+main.add_command(assess_commands.review)
+main.add_command(assess_commands.gate)
 main.add_command(tradeoff_commands.tradeoff)
 
 if __name__ == "__main__":

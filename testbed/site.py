@@ -38,7 +38,7 @@ from pydantic_core import CoreSchema
 from testbed.document import Document, Route, json_schema, load
 from testbed.errors import UnknownNameError
 from testbed.plant import SensorSpec
-from testbed.plants import PLANTS
+from testbed.plants import PLANTS, brought
 from testbed.units import Unit, difference_to_si, to_si
 
 # ------------------------------------------------------------------------------------------ values in a file
@@ -940,8 +940,8 @@ def _one_driver(site: Site) -> Found:
 
 
 def _plant_names(site: Site) -> Found:
-    if site.plant.model not in PLANTS:
-        yield ("plant", "model"), _unknown("plant model", site.plant.model, PLANTS)
+    if site.plant.model not in PLANTS and site.plant.model not in brought():
+        yield ("plant", "model"), _unknown("plant model", site.plant.model, [*PLANTS, *brought()])
     if site._signals is not None:
         for name, sensor in site.plant.sensors.items():
             if sensor.signal not in site._signals:

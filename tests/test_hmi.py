@@ -201,7 +201,7 @@ def test_readings_whose_checksum_does_not_fit_are_not_shown_and_end_as_a_comm_al
     plc.seams.publish_checksum = True
     plc.start()
     hmi = world.hmi()
-    hmi.verify_checksums = True
+    hmi.verify_checksums = frozenset({"plc1"})
     hmi.start()
     world.run(5)
     attacker = world.network.hosts["attacker"]

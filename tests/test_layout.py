@@ -13,7 +13,12 @@ ORDER = ("testbed", "devices", "controls", "scenarios", "results", "lab")
 ONLY = {
     "pymodbus": {"devices/modbus.py"},
     "asyncua": {"devices/opcua.py"},
-    "matplotlib": {"results/figures.py", "results/look.py", "results/trade_figures.py"},
+    "matplotlib": {
+        "results/assessment_figures.py",
+        "results/figures.py",
+        "results/look.py",
+        "results/trade_figures.py",
+    },
     "h11": {"devices/web.py"},
     "pyrad": {"devices/auth_server.py"},
     "starlette": {"lab/live/web.py"},

@@ -107,3 +107,14 @@ def test_a_run_keeps_the_levels_of_every_zone() -> None:
     assert list(record.levels) == list(site_of("water").zones)
     for zone in record.levels.values():
         assert all(a <= c for a, c in zip(zone.achieved, zone.capability, strict=True)), zone
+
+
+def test_readings_of_a_plc_that_publishes_no_checksum_are_taken_without() -> None:
+    world = a_world(a_site(plc2=("SR 3.1",)), "SR 3.1")
+    world.start()
+    world.loop.run_to(20)
+    fresh, stations = dict(world.hmis["hmi1"].fresh), world.hmis["hmi1"].verify_checksums
+    world.close()
+    assert "plc1" in stations
+    assert "plc2" not in stations
+    assert all(time > 15 for time in fresh.values()), fresh
