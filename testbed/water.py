@@ -320,9 +320,7 @@ class WaterPlant:
         self._differential_pressure = CLEAN_PRESSURE * self._resistance * product / UF_FLOW
         self._resistance += FOULING * product * STEP
 
-        backwash = BACKWASH_FLOW * min(
-            self._mv301.position, self._mv303.position, self._backwash_supply
-        )
+        backwash = BACKWASH_FLOW * min(self._mv301.position, self._mv303.position, self._backwash_supply)
         if backwash > 0.0:
             self._backwash_volume += backwash * STEP
             if product == 0.0:  # a membrane that filters forward is not being washed
