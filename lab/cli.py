@@ -19,6 +19,7 @@ import click
 from lab import (
     campaign_commands,
     detector_commands,
+    exercise_commands,
     response_commands,
     scenario_commands,
     siem_commands,
@@ -782,6 +783,7 @@ main.add_command(campaign_commands.campaign)
 main.add_command(siem_commands.siem)
 main.add_command(response_commands.playbooks)
 main.add_command(study_commands.study)
+main.add_command(exercise_commands.exercise)
 
 if __name__ == "__main__":
     main()
