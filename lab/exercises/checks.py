@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
@@ -18,6 +18,7 @@ from lab.exercises.model import (
     Apart,
     Attack,
     Chosen,
+    Differs,
     Events,
     Exercise,
     Function,
@@ -79,7 +80,8 @@ def _modbus(check: Modbus, evidence: Evidence) -> Finding:
     found = [
         one
         for one in ran.asked
-        if one.target == check.target and one.function in check.functions and start <= one.time <= end
+        if one.target == check.target and check.zone in (None, one.zone)
+        if one.function in check.functions and start <= one.time <= end
         if check.registers is None
         or (one.first is not None and one.first <= high and one.first + one.count > low)
         if one.granted is check.answered
@@ -88,11 +90,16 @@ def _modbus(check: Modbus, evidence: Evidence) -> Finding:
     return len(found) >= check.at_least, f"{len(found)} such requests to {check.target} were {how}"
 
 
+def _column(ran: Ran, name: str) -> Sequence[float]:
+    column = ran.trace.columns.get(name)
+    if column is None:
+        raise OtlabError(f"the run samples no signal {name!r}")
+    return column
+
+
 def _signal(check: Signal, evidence: Evidence) -> Finding:
     ran, start, end = _ran(check, evidence)
-    column = ran.trace.columns.get(check.signal)
-    if column is None:
-        raise OtlabError(f"the run samples no signal {check.signal!r}")
+    column = _column(ran, check.signal)
     rows = [
         (time, value) for time, value in zip(ran.trace.times, column, strict=True) if start <= time <= end
     ]
@@ -111,6 +118,21 @@ def _signal(check: Signal, evidence: Evidence) -> Finding:
     if longest is None:
         return False, f"{check.signal} never came there"
     return longest >= check.lasting, f"{check.signal} was there for {longest:.0f} s"
+
+
+def _differs(check: Differs, evidence: Evidence) -> Finding:
+    ran, start, end = _ran(check, evidence)
+    rows = [
+        (time, abs(shown - (check.scale * true + check.offset)) > check.more_than)
+        for time, shown, true in zip(
+            ran.trace.times, _column(ran, check.shown), _column(ran, check.signal), strict=True
+        )
+        if start <= time <= end
+    ]
+    longest = max(_stretches(rows), default=None) if rows else None
+    if longest is None:
+        return False, f"{check.shown} showed what was true"
+    return longest >= check.lasting, f"{check.shown} was false for {longest:.0f} s"
 
 
 def _stretches(rows: list[tuple[float, bool]]) -> Iterator[float]:
@@ -273,6 +295,7 @@ def _equal(given: Any, truth: Any, tolerance: float) -> bool:
 _CHECKS: Final[dict[type, Callable[[Any, Evidence], Finding]]] = {
     Modbus: _modbus,
     Signal: _signal,
+    Differs: _differs,
     Events: _events,
     Function: _function,
     Safe: _safe,

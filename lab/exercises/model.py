@@ -12,7 +12,7 @@ from pydantic import Field
 
 from testbed.document import Document, Route, load
 from testbed.errors import UnknownNameError
-from testbed.site import Name, Text
+from testbed.site import Name, RequirementId, Text
 
 Kind: TypeAlias = Literal["live", "file", "questions"]
 Points = Annotated[int, Field(ge=1, le=100)]
@@ -46,6 +46,8 @@ class Modbus(_Check):
 
     check: Literal["modbus"]
     target: Name
+    #: where the laptop is plugged in, None for anywhere
+    zone: Name | None = None
     functions: Annotated[tuple[Annotated[int, Field(ge=1, le=127)], ...], Field(min_length=1)]
     registers: tuple[Count, Count] | None = None
     answered: bool = True
@@ -61,6 +63,18 @@ class Signal(_Check):
     below: float | None = None
     when: Literal["ever", "always", "end"] = "ever"
     #: seconds for which it is, at least, without a break; only with ``ever``
+    lasting: Moment = 0.0
+
+
+class Differs(_Check):
+    """What a station shows differs from what is true, ``scale`` times a signal plus ``offset``, for ``lasting`` s."""
+
+    check: Literal["differs"]
+    shown: Text
+    signal: Text
+    scale: float = 1.0
+    offset: float = 0.0
+    more_than: Annotated[float, Field(gt=0)]
     lasting: Moment = 0.0
 
 
@@ -129,6 +143,9 @@ class Chosen(_Check):
     check: Literal["chosen"]
     level: Annotated[int, Field(ge=0, le=4)] = 0
     missing: Count = 0
+    #: no more requirements than so many, and none of these
+    most: Count | None = None
+    without: tuple[RequirementId, ...] = ()
     #: a missing requirement counts as met where something chosen stands in for it
     compensated: bool = False
     compensating: Count = 0
@@ -173,6 +190,7 @@ class Answer(_Check):
 AnyCheck: TypeAlias = Annotated[
     Modbus
     | Signal
+    | Differs
     | Events
     | Function
     | Safe
@@ -214,6 +232,8 @@ class Run(Document):
 
     scenario: Name | None = None
     level: Annotated[int, Field(ge=0, le=4)] = 0
+    #: requirements that are in force beside those of the level
+    add: tuple[RequirementId, ...] = ()
     begin: Annotated[float, Field(gt=0)] | None = None
     duration: Annotated[float, Field(ge=60, le=7200)] = 900.0
     seed: Count = 1
@@ -248,6 +268,9 @@ class HandIn(Document):
     format: Format
     file: Text
     begins: str
+    #: of a scenario: the actions that its steps may have, and the zones that its attacker may be in
+    actions: tuple[Text, ...] = ()
+    zones: tuple[Name, ...] = ()
 
 
 class Exercise(Document):
@@ -307,7 +330,7 @@ class Exercise(Document):
 
 
 _OF_FILE = frozenset({Chosen, Apart, Target, Rules})
-_PLACES: dict[type, tuple[Kind, ...]] = dict.fromkeys((Signal, Events, Function, Safe, Goals, Attack), ("live", "file"))
+_PLACES: dict[type, tuple[Kind, ...]] = dict.fromkeys((Signal, Differs, Events, Function, Safe, Goals, Attack), ("live", "file"))
 _PLACES |= dict.fromkeys((*_OF_FILE, Work), ("file",))
 _PLACES |= {Modbus: ("live",), Acknowledged: ("live",), Answer: ("questions",)}
 assert set(_PLACES) == set(get_args(get_args(AnyCheck)[0]))

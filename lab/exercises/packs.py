@@ -15,7 +15,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -26,10 +26,10 @@ from controls.selection import Selection, load_selection, select
 from lab.exercises import cases, variants
 from lab.exercises.checks import Judged, judge
 from lab.exercises.evidence import Evidence, Ran, play
-from lab.exercises.model import Exercise, Run, exercise_names, load_exercise
+from lab.exercises.model import Exercise, HandIn, Run, exercise_names, load_exercise
 from results.store import canonical, save_text
 from scenarios.experiment import Experiment, run, site_of
-from scenarios.model import load_scenario
+from scenarios.model import Scenario, load_scenario
 from testbed.document import Document, load
 from testbed.errors import OtlabError, RunError, UnknownNameError
 
@@ -303,17 +303,27 @@ def _try_out(exercise: Exercise, path: Path, scratch: Path) -> Evidence:
             evidence.site = variants.with_zones(exercise.site, load(path, variants.Zoning), scratch / "site")
             where = str(scratch / "site")
         case "scenario":
-            load_scenario(path, site_of(exercise.site))
+            _keep_to(exercise.hand_in, load_scenario(path, site_of(exercise.site)))
             scenario = str(path)
     for name, one in exercise.runs.items():
         evidence.runs[name] = _run(one, where, evidence.selection, scenario)
     return evidence
 
 
+def _keep_to(asked: HandIn, scenario: Scenario) -> None:
+    """OtlabError for a scenario that does what the exercise does not allow."""
+    attacker = scenario.attacker
+    if attacker is None or attacker.zone is None or attacker.zone not in asked.zones:
+        raise OtlabError(f"the attacker has a machine of their own in zone {' or '.join(asked.zones)}")
+    if attacker.has or attacker.profile is not None:
+        raise OtlabError("the attacker has nothing from the start, and no profile")
+    for step in scenario.steps:
+        if step.action not in asked.actions:
+            raise OtlabError(f"{step.action} is not allowed here; there are {', '.join(asked.actions)}")
+
+
 def _run(one: Run, where: str, chosen: Selection | None, handed_in: str | None) -> Ran:
-    selection = chosen if chosen is not None else select(SecurityLevels.uniform(one.level))
-    if handed_in is not None:
-        selection = replace(selection, name=f"SL {one.level}")
+    selection = chosen if chosen is not None else select(SecurityLevels.uniform(one.level), one.add)
     experiment = Experiment.of(where, selection, handed_in or one.scenario, one.seed, one.duration)
     record, trace = run(experiment, begin=one.begin)
     return Ran(record, trace, one.duration)
