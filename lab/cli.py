@@ -411,6 +411,7 @@ def run(
     help="Folder of inputs, trace and record. [default: the next free runs/live/NUMBER]",
 )
 @click.option("--pcap", is_flag=True, help="Also keep all traffic, as capture.pcapng in the folder.")
+@click.option("--terminal", is_flag=True, help="Also work the station here, by lines: without a browser.")
 @click.option(
     "--replay",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -432,6 +433,7 @@ def live(
     duration: float,
     out: Path | None,
     pcap: bool,
+    terminal: bool,
     replay: Path | None,
     response: Mode,
     overrides: tuple[tuple[str, float], ...],
@@ -446,7 +448,17 @@ def live(
     from scenarios.experiment import Experiment
 
     experiment = Experiment.of(site, selection(), scenario, seed, duration, overrides, None, response)
-    live_commands.host_lab(experiment, attach, folder, pcap, speed=speed, paused=paused, host=host, port=port)
+    live_commands.host_lab(
+        experiment,
+        attach,
+        folder,
+        pcap,
+        speed=speed,
+        paused=paused,
+        host=host,
+        port=port,
+        terminal=terminal,
+    )
 
 
 @main.command("list")

@@ -85,14 +85,24 @@ def start(name: str, student: str, out: Path | None) -> None:
     type=click.IntRange(0, 65535),
     help="Port of 127.0.0.1 for each socket of the exercise, in order; any free one if not given.",
 )
+@click.option("--terminal", is_flag=True, help="Also work the station here, by lines: without a browser.")
 @click.option("--again", is_flag=True, help="Throw away the run that is there.")
-def run_(folder: Path, speed: float, port: int, ports: tuple[int, ...], again: bool) -> None:
+def run_(folder: Path, speed: float, port: int, ports: tuple[int, ...], terminal: bool, again: bool) -> None:
     """Run the live part of an exercise until Ctrl-C; only the student's pages and sockets are told."""
     from lab.exercises import packs
     from lab.exercises.live import host
 
     _, one = packs.read_state(folder)
-    host(one, packs.live_seed(folder), folder / packs.LIVE, speed=speed, port=port, ports=ports, again=again)
+    host(
+        one,
+        packs.live_seed(folder),
+        folder / packs.LIVE,
+        speed=speed,
+        port=port,
+        ports=ports,
+        terminal=terminal,
+        again=again,
+    )
 
 
 @exercise.command("hint")

@@ -175,7 +175,9 @@ def test_what_is_asked_for_can_be_found_in_what_is_handed_out(
         ]
         about = [one for one in lines if one.get("subject") == truths[student]["alerted_subject"]]
         assert any(one.get("target") == address for one in about)
-        assert any(one["kind"] == "alert" and one["t"] == truths[student]["first_alert"] for one in about) or (
+        assert any(
+            one["kind"] == "alert" and one["t"] == truths[student]["first_alert"] for one in about
+        ) or (
             min(one["t"] for one in about if one["kind"] == "alert")
             == pytest.approx(truths[student]["first_alert"])
         )

@@ -52,7 +52,7 @@ CUT_OFF = ZONES.replace("[room, control], ", "")
 HEAD = "name: attack\ntitle: mine\nsummary: mine\nstart: 60\nattacker: {zone: control}\nsteps:\n"
 SPOOF = "  - {action: spoof, technique: T0856, plc: plc1, reader: hmi1, values: {LIT101: %s}, lasting: 520}\n"
 LOOP = (
-    "  - {action: record_and_loop, technique: T0856, plc: plc1, reader: hmi1, recording: 60, lasting: 450,"
+    "  - {action: record_and_loop, technique: T0856, plc: plc1, reader: hmi1, recording: 60, lasting: 600,"
     " meanwhile: true}\n"
 )
 SHUT = (
@@ -84,7 +84,7 @@ WRONG = {
     "stop-stuxnet": ("title: mine\nadd: [SR 2.3, SR 3.1]\n", {"logic", "goals", "view", "frugal"}),
     "choose-compensating": (at(3), {"without", "intruder", "at-once"}),
     "mfa-lock-out": (at(3), {"level"}),
-    "keep-running-with-sl3": (at(4), {"emergency"}),
+    "keep-running-with-sl3": (at(4), {"running", "emergency"}),
     "write-the-conduit-rules": (ONLY_READS, {"control"}),
     "zoning": (CUT_OFF, {"works", "holds"}),
 }

@@ -29,6 +29,7 @@ def host(
     port: int = 0,
     ports: tuple[int, ...] = (),
     again: bool = False,
+    terminal: bool = False,
 ) -> None:
     """Run it until Ctrl-C or its end, and keep its inputs in ``folder``."""
     try:
@@ -53,7 +54,10 @@ def host(
             click.echo(f"socket      {address}:{number} reaches {one.target}:{one.port} from {one.zone}")
         click.echo("Ctrl-C ends the run; then: otlab exercise check FOLDER")
 
-    engine = serve(setup, folder, say, speed=speed, paused=False, host="127.0.0.1", port=port)
+    from lab.live.terminal import attend
+
+    beside = attend if terminal else None
+    engine = serve(setup, folder, say, beside, speed=speed, paused=False, host="127.0.0.1", port=port)
     click.echo(f"{engine.session.now:g} s, {len(engine.session.inputs)} inputs: {folder}")
     if engine.failure is not None:
         raise OtlabError(f"the run ended with an error: {engine.failure}")

@@ -330,7 +330,9 @@ class Exercise(Document):
 
 
 _OF_FILE = frozenset({Chosen, Apart, Target, Rules})
-_PLACES: dict[type, tuple[Kind, ...]] = dict.fromkeys((Signal, Differs, Events, Function, Safe, Goals, Attack), ("live", "file"))
+_PLACES: dict[type, tuple[Kind, ...]] = dict.fromkeys(
+    (Signal, Differs, Events, Function, Safe, Goals, Attack), ("live", "file")
+)
 _PLACES |= dict.fromkeys((*_OF_FILE, Work), ("file",))
 _PLACES |= {Modbus: ("live",), Acknowledged: ("live",), Answer: ("questions",)}
 assert set(_PLACES) == set(get_args(get_args(AnyCheck)[0]))
