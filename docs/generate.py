@@ -190,7 +190,8 @@ def exercises() -> str:
     lines = [
         "# Exercises",
         "",
-        f"{len(found)} exercises are shipped; the [student's guide](../how-to/students-guide.md) says how they are done.",
+        f"{len(found)} exercises are shipped; how they are done is in the",
+        "[student's guide](../how-to/students-guide.md).",
         "",
         "| exercise | title | side | kind | site | points | minutes (estimated) | hints |",
         "|---|---|---|---|---|---|---|---|",

@@ -155,7 +155,7 @@ def _events(check: Events, evidence: Evidence) -> Finding:
         if check.source is None or event.source == check.source
         if all(event.data.get(key) == value for key, value in check.data.items())
     )
-    return _within(count, check.at_least, check.at_most), f"{count} events {check.kind!r}"
+    return _within(count, check.at_least, check.at_most), f"{check.kind}: {count} such events"
 
 
 def _function(check: Function, evidence: Evidence) -> Finding:
@@ -237,11 +237,19 @@ def _chosen(check: Chosen, evidence: Evidence) -> Finding:
     wanted = enforced(SecurityLevels.uniform(check.level))
     missing = [name for name in wanted if name not in chosen.requirements and name not in stands]
     several = len(chosen.compensating)
-    good = len(missing) <= check.missing and _within(several, check.compensating, check.most_compensating)
-    return (
-        good,
-        f"{len(missing)} of the requirements of SL {check.level} are missing, {several} measures compensate",
+    banned = [name for name in check.without if name in chosen.requirements]
+    good = (
+        len(missing) <= check.missing
+        and _within(several, check.compensating, check.most_compensating)
+        and _within(len(chosen.requirements), 0, check.most)
+        and not banned
     )
+    told = f"{len(chosen.requirements)} requirements chosen"
+    if banned:
+        told += f", of which this plant cannot have {', '.join(banned)}"
+    if check.level:
+        told += f"; {len(missing)} of those of SL {check.level} are missing, {several} measures compensate"
+    return good, told
 
 
 def _site(evidence: Evidence) -> Site:

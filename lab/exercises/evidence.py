@@ -142,7 +142,8 @@ def _asked(session: Session, heard: Mapping[int, list[tuple[float, bytes]]]) -> 
 
 def _frames(pieces: list[tuple[float, bytes]]) -> list[tuple[float, int, bytes]]:
     """(time of the last byte, transaction, PDU) of the Modbus/TCP frames in a stream; it ends at what is none."""
-    found, rest = [], b""
+    found: list[tuple[float, int, bytes]] = []
+    rest = b""
     for time, data in pieces:
         rest += data
         while len(rest) >= _HEAD:

@@ -273,13 +273,13 @@ def gather(exercise: Exercise, folder: Path, seed: int) -> Evidence:
         return play(exercise, folder / LIVE / "inputs.jsonl", seed)
     if exercise.kind == "questions":
         given = load(folder / ANSWERS, Answers).answers
-        by_truth = {
+        by_truth: dict[str, Any] = {
             one.truth: given.get(task.name)
             for task in exercise.tasks
             for one in task.checks
             if one.check == "answer"
         }
-        return Evidence(answers=by_truth, truths=cases.investigate(exercise, seed))
+        return Evidence(answers=by_truth, truths={**cases.investigate(exercise, seed)})
     assert exercise.hand_in is not None
     path = folder / exercise.hand_in.file
     with tempfile.TemporaryDirectory(prefix="otlab-") as scratch:
