@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from controls.selection import Selection
-from lab.exercises.model import Exercise
+from lab.exercises.model import Exercise, Truth
 from lab.live.bridge import Attachment
 from lab.live.inputs import Bytes, Opened
 from lab.live.recording import Recorded, follow, read_recording
@@ -61,8 +61,8 @@ class Evidence:
     runs: dict[str, Ran] = field(default_factory=dict)
     selection: Selection | None = None
     site: Site | None = None
-    answers: Mapping[str, Any] = field(default_factory=dict)
-    truths: Mapping[str, Any] = field(default_factory=dict)
+    answers: Mapping[Truth, Any] = field(default_factory=dict)
+    truths: Mapping[Truth, Any] = field(default_factory=dict)
 
 
 def live_setup(exercise: Exercise, seed: int, ports: tuple[int, ...] = ()) -> Setup:

@@ -26,7 +26,7 @@ from controls.selection import Selection, load_selection, select
 from lab.exercises import cases, variants
 from lab.exercises.checks import Judged, judge
 from lab.exercises.evidence import Evidence, Ran, play
-from lab.exercises.model import Exercise, HandIn, Run, exercise_names, load_exercise
+from lab.exercises.model import Exercise, HandIn, Run, Truth, exercise_names, load_exercise
 from results.store import canonical, save_text
 from scenarios.experiment import Experiment, run, site_of
 from scenarios.model import Scenario, load_scenario
@@ -273,13 +273,13 @@ def gather(exercise: Exercise, folder: Path, seed: int) -> Evidence:
         return play(exercise, folder / LIVE / "inputs.jsonl", seed)
     if exercise.kind == "questions":
         given = load(folder / ANSWERS, Answers).answers
-        by_truth: dict[str, Any] = {
+        by_truth: dict[Truth, Any] = {
             one.truth: given.get(task.name)
             for task in exercise.tasks
             for one in task.checks
             if one.check == "answer"
         }
-        return Evidence(answers=by_truth, truths={**cases.investigate(exercise, seed)})
+        return Evidence(answers=by_truth, truths=cases.investigate(exercise, seed))
     assert exercise.hand_in is not None
     path = folder / exercise.hand_in.file
     with tempfile.TemporaryDirectory(prefix="otlab-") as scratch:
