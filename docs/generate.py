@@ -17,6 +17,7 @@ from controls.profiles import CHECKS, CONTROLS, NEEDS
 from devices.sigma import shipped
 from lab.cli import main as command
 from lab.coverage import matrix, navigator_layer
+from lab.exercises.model import exercise_names, load_exercise
 from lab.requirements import attacks_met, seams_of, what_it_does
 from scenarios.model import load_scenario, scenario_names
 from testbed.figures import load_figures
@@ -183,6 +184,29 @@ def commands() -> str:
     return "\n".join(lines)
 
 
+def exercises() -> str:
+    """The shipped exercises as students see them: no checks, no hints, no answers."""
+    found = [load_exercise(name) for name in exercise_names()]
+    lines = [
+        "# Exercises",
+        "",
+        f"{len(found)} exercises are shipped; how they are done is in the",
+        "[student's guide](../how-to/students-guide.md).",
+        "",
+        "| exercise | title | side | kind | site | points | minutes (estimated) | hints |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for one in found:
+        lines.append(
+            f"| `{one.name}` | {one.title} | {one.side} | {one.kind} | {one.site} | {one.points} | {one.minutes}"
+            f" | {len(one.hints)} |"
+        )
+    for one in found:
+        lines += ["", f"## {one.name}", "", one.story.strip(), ""]
+        lines += [f"- {task.title} ({task.points} points)" for task in one.tasks]
+    return "\n".join(lines) + "\n"
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "requirements.md": requirements,
     "figures.md": figures,
@@ -191,6 +215,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "attack-layer.json": layer,
     "sigma-rules.md": sigma_rules,
     "command-line.md": commands,
+    "exercises.md": exercises,
 }
 
 

@@ -20,6 +20,7 @@ from lab import (
     assess_commands,
     campaign_commands,
     detector_commands,
+    exercise_commands,
     response_commands,
     scenario_commands,
     siem_commands,
@@ -440,6 +441,7 @@ def run(
     help="Folder of inputs, trace and record. [default: the next free runs/live/NUMBER]",
 )
 @click.option("--pcap", is_flag=True, help="Also keep all traffic, as capture.pcapng in the folder.")
+@click.option("--terminal", is_flag=True, help="Also work the station here, by lines: without a browser.")
 @click.option(
     "--replay",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -461,6 +463,7 @@ def live(
     duration: float,
     out: Path | None,
     pcap: bool,
+    terminal: bool,
     replay: Path | None,
     response: Mode,
     overrides: tuple[tuple[str, float], ...],
@@ -475,7 +478,17 @@ def live(
     from scenarios.experiment import Experiment
 
     experiment = Experiment.of(site, selection(), scenario, seed, duration, overrides, None, response)
-    live_commands.host_lab(experiment, attach, folder, pcap, speed=speed, paused=paused, host=host, port=port)
+    live_commands.host_lab(
+        experiment,
+        attach,
+        folder,
+        pcap,
+        speed=speed,
+        paused=paused,
+        host=host,
+        port=port,
+        terminal=terminal,
+    )
 
 
 @main.command("list")
@@ -819,6 +832,7 @@ main.add_command(assess_commands.assess)
 main.add_command(assess_commands.review)
 main.add_command(assess_commands.gate)
 main.add_command(tradeoff_commands.tradeoff)
+main.add_command(exercise_commands.exercise)
 
 if __name__ == "__main__":
     main()

@@ -34,6 +34,7 @@ def host_lab(
     paused: bool,
     host: str,
     port: int,
+    terminal: bool = False,
 ) -> None:
     """Run a lab until Ctrl-C, and say where it is and what it leaves."""
     try:
@@ -61,7 +62,10 @@ def host_lab(
             )
         click.echo(f"Ctrl-C ends it; what it leaves is in {folder}")
 
-    engine = serve(setup, folder, say, speed=speed, paused=paused, host=host, port=port)
+    from lab.live.terminal import attend
+
+    beside = attend if terminal else None
+    engine = serve(setup, folder, say, beside, speed=speed, paused=paused, host=host, port=port)
     click.echo(f"{engine.session.now:g} s, {len(engine.session.inputs)} inputs: {folder}")
     if engine.failure is not None:
         raise OtlabError(f"the run ended with an error: {engine.failure}")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from socket import socket
@@ -167,8 +168,17 @@ class LiveLab:
             self.doors.cut()
 
 
-def serve(setup: Setup, folder: Path | None, say: Callable[[Place], None], **options: Any) -> Engine:
-    """Run a lab until Ctrl-C or a request to terminate; ``say`` is told where it is. The engine, at its end."""
+def serve(
+    setup: Setup,
+    folder: Path | None,
+    say: Callable[[Place], None],
+    attend: Callable[[Engine], None] | None = None,
+    **options: Any,
+) -> Engine:
+    """Run a lab until Ctrl-C or a request to terminate; ``say`` is told where it is. The engine, at its end.
+
+    ``attend`` is run in a thread beside it, and the lab ends when that returns.
+    """
 
     async def run() -> Engine:
         lab = LiveLab(setup, folder, **options)
@@ -177,6 +187,17 @@ def serve(setup: Setup, folder: Path | None, say: Callable[[Place], None], **opt
             loop.add_signal_handler(number, lab.end)
         try:
             say(await lab.open())
+            if attend is not None:
+
+                def beside() -> None:
+                    try:
+                        attend(lab.engine)
+                    finally:
+                        with suppress(RuntimeError):  # the lab has ended meanwhile
+                            loop.call_soon_threadsafe(lab.end)
+
+                # A daemon, because nothing can take a thread back from reading the standard input.
+                threading.Thread(target=beside, name="otlab-terminal", daemon=True).start()
             await lab.wait()
         finally:
             await lab.close()
