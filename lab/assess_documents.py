@@ -17,9 +17,9 @@ from controls.compensating import compensating
 from controls.profiles import CONTROLS
 from lab.assess import FILES, Assessment
 from lab.assess_steps import STEPS, arms_of, results_of, state_of
-from results.assessment import render_report, render_specification, specification_lines
-from results.assessment_figures import print_pages
-from results.store import canonical, save_bytes, save_text
+from results import pdf
+from results.assessment import render_report, render_specification
+from results.store import canonical, save_text
 from scenarios.model import load_scenario
 from testbed.errors import OtlabError
 from testbed.site import Site
@@ -233,21 +233,24 @@ def _required(assessment: Assessment, levels: Mapping[str, Any]) -> list[dict[st
 
 
 def write(assessment: Assessment) -> list[Path]:
-    """Write report and specification, each as JSON and as a page, and the specification as a PDF too."""
+    """Write report and specification, each as JSON and as a page, and as PDF where the extra is installed."""
     folder = assessment.folder
     whole, crs = report(assessment), specification(assessment)
-    approval = approved(assessment)
+    pages = {
+        "assessment": render_report(whole),
+        "crs": render_specification(crs, approved(assessment), FOUNDATIONAL),
+    }
     texts = {
         REPORT: json.dumps(whole, indent=1, sort_keys=True) + "\n",
         SPECIFICATION: json.dumps(crs, indent=1, sort_keys=True) + "\n",
-        "assessment.html": render_report(whole),
-        "crs.html": render_specification(crs, approval, FOUNDATIONAL),
+        **{f"{name}.html": page for name, page in pages.items()},
     }
     for name, text in texts.items():
         save_text(folder / name, text)
-    foot = f"{crs['title']}, specification {crs_digest(assessment)[:12]}"
-    save_bytes(folder / "crs.pdf", print_pages(specification_lines(crs, approval), foot))
-    return [*(folder / name for name in texts), folder / "crs.pdf"]
+    printed = {f"{name}.pdf": page for name, page in pages.items()} if pdf.available() else {}
+    for name, page in printed.items():
+        pdf.write_pdf(folder / name, page)
+    return [folder / name for name in (*texts, *printed)]
 
 
 def crs_digest(assessment: Assessment) -> str:

@@ -9,8 +9,23 @@ from typing import Any, Final
 from results.store import save_bytes
 from testbed.errors import OtlabError
 
-#: Tables of every run are wider than a page of text; on paper they are set smaller.
-_PAPER: Final = "details table { font-size: 5pt; } details th, details td { padding: .1rem .2rem; }"
+#: On paper nothing scrolls: texts in tables wrap, and tables of every run are set smaller.
+_PAPER: Final = """
+table { width: 100%; }
+th[scope=row], td.text, td.words, td.rules, .span { min-width: 0; white-space: normal; }
+details table { font-size: 5pt; }
+details th, details td { padding: .1rem .2rem; }
+@page { @bottom-right { content: counter(page) " / " counter(pages); font: 7pt "DejaVu Sans", sans-serif; } }
+"""
+
+
+def available() -> bool:
+    """Whether the extra and the libraries that it needs are there."""
+    try:
+        _weasyprint()
+    except OtlabError:
+        return False
+    return True
 
 
 def write_pdf(path: Path, page: str) -> None:

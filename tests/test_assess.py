@@ -231,6 +231,8 @@ def test_every_number_of_the_report_leads_to_its_runs(whole: tuple[Path, Path]) 
         arm = whole_report["arms"][risk["arm"]]
         assert len(arm["runs"]) == risk["trials"] == 2
         assert all(store.get(one["key"]) is not None for one in arm["runs"])
+    for name in ("assessment.pdf", "crs.pdf"):
+        assert (whole[0] / name).read_bytes().startswith(b"%PDF")
     for name in ("assessment.html", "crs.html"):
         page = (whole[0] / name).read_text()
         assert "<script" not in page
@@ -325,17 +327,7 @@ def test_equal_choices_of_controls_share_their_runs_whatever_they_are_called() -
     assert names == ["SL 0", "SL 2"]
 
 
-# -- print and trend ---------------------------------------------------------------------------------------------
-
-
-def test_print_breaks_long_texts_into_pages_and_is_the_same_twice() -> None:
-    from results.assessment_figures import print_pages
-
-    lines = [("title", "A title"), *(("item", f"{number} " + "some words " * 40) for number in range(40))]
-    first = print_pages(lines, "foot $x$")
-    assert first.startswith(b"%PDF")
-    assert first.count(b"/Type /Page\n") + first.count(b"/Type /Page ") > 1
-    assert first == print_pages(lines, "foot $x$")
+# -- trend -------------------------------------------------------------------------------------------------------
 
 
 def test_a_trend_of_two_assessments_is_drawn() -> None:
