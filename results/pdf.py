@@ -12,7 +12,7 @@ from testbed.errors import OtlabError
 #: On paper nothing scrolls: texts in tables wrap, and tables of every run are set smaller.
 _PAPER: Final = """
 table { width: 100%; }
-th[scope=row], td.text, td.words, td.rules, .span { min-width: 0; white-space: normal; }
+th[scope=row], td.text, td.words, td.rules, .span { min-width: 0 !important; white-space: normal !important; }
 details table { font-size: 5pt; }
 details th, details td { padding: .1rem .2rem; }
 @page { @bottom-right { content: counter(page) " / " counter(pages); font: 7pt "DejaVu Sans", sans-serif; } }
