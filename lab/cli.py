@@ -448,7 +448,9 @@ def run(
     default=None,
     help="Bring the run of an inputs.jsonl back in virtual time, and stop; it says what is in force.",
 )
+@click.option("--attacker", default=None, metavar="WHO", help=_attacker)
 @_response
+@_people
 @_set
 def live(
     site: str,
@@ -465,7 +467,10 @@ def live(
     pcap: bool,
     terminal: bool,
     replay: Path | None,
+    attacker: str | None,
     response: Mode,
+    human: HumanModel,
+    mfa: Method,
     overrides: tuple[tuple[str, float], ...],
 ) -> None:
     """Run a site at the pace of the wall clock, with an operator's station and a console in the browser."""
@@ -477,7 +482,9 @@ def live(
         return
     from scenarios.experiment import Experiment
 
-    experiment = Experiment.of(site, selection(), scenario, seed, duration, overrides, None, response)
+    experiment = Experiment.of(
+        site, selection(), scenario, seed, duration, overrides, attacker, response, human, mfa
+    )
     live_commands.host_lab(
         experiment,
         attach,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from lab.live.session import Session, Setup
 from scenarios.experiment import Experiment, run
 from testbed.errors import DocumentError, OtlabError
 from testbed.trace import Trace
+
+ROOT = Path(__file__).parent.parent
 
 
 def setup(level: int = 0, scenario: str | None = None, duration: float = 600.0, *attach: str) -> Setup:
@@ -449,3 +453,33 @@ def test_no_outside_bytes_crash_the_run(fuzzed: Session, attachment: int, pieces
     give(fuzzed, "lost", connection=number)
     fuzzed.advance(fuzzed.now + 0.5)
     assert fuzzed.bridges == {}
+
+
+_SOAK = """
+import gc
+from lab.live.session import Session, Setup
+from scenarios.experiment import Experiment
+
+def megabytes():
+    gc.collect()
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096 / 1e6
+
+session = Session(Setup(Experiment("water", (), "SL 0", None, 1, 30000.0)))
+session.advance(2 * 3600.0)
+before = megabytes()
+session.advance(8 * 3600.0)
+print(len(session.trace.columns), megabytes() - before)
+session.close()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc to read memory from")
+def test_eight_hours_take_no_more_memory_than_their_samples() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _SOAK], capture_output=True, text=True, timeout=900, check=True, cwd=ROOT
+    )
+    columns, grown = map(float, done.stdout.split())
+    # A sample a second of each column and the time; what a run is about. And a little for the allocator.
+    assert grown < 6 * 3600 * 8 * (columns + 1) / 1e6 + 12

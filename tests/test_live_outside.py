@@ -144,6 +144,33 @@ def test_a_tool_that_goes_is_gone_inside_as_well(here: Lab) -> None:
     until(lambda: here.engine.ask(lambda session: len(session.bridges)).result() == 0)
 
 
+@pytest.mark.slow
+def test_two_hundred_tools_are_held_at_once_and_answered_while_the_run_goes_on() -> None:
+    names = ("plc1", "plc2", "plc3", "sis1")
+    with lab(
+        *(f"{'safety' if name == 'sis1' else 'control'}:{name}:502=127.0.0.1:0" for name in names)
+    ) as made:
+        crowd = []
+        try:
+            for _ in range(50):
+                for number in range(len(names)):
+                    crowd.append(socket.create_connection(("127.0.0.1", port(made, number)), timeout=60))
+            until(lambda: made.engine.ask(lambda session: len(session.bridges)).result() == 200, 60)
+            begun = made.engine.session.now
+            for _ in range(3):
+                for number, one in enumerate(crowd):
+                    one.sendall(bytes.fromhex(f"00{number:02x}00000006010100000001"))
+                answers = [one.recv(300) for one in crowd]
+                assert [answer[1] for answer in answers] == list(range(200))
+            until(lambda: made.engine.session.now > begun + 2.0, 60)
+            assert made.engine.ask(lambda session: len(session.bridges)).result() == 200
+        finally:
+            for one in crowd:
+                one.close()
+        until(lambda: made.engine.ask(lambda session: not session.bridges).result(), 60)
+        assert made.engine.failure is None
+
+
 def test_a_flood_of_tools_is_bounded_and_the_run_goes_on(here: Lab) -> None:
     crowd = []
     try:

@@ -18,7 +18,7 @@ from lab.live.loopback import reset
 from testbed.errors import OtlabError
 
 #: Connections that may be open at once through one attachment point.
-MOST_TOOLS: Final = 32
+MOST_TOOLS: Final = 64
 #: Bytes that may wait to enter the run before a tool is not read from, and to leave before it is cut off.
 MOST_IN: Final = 4 * PIECE
 MOST_OUT: Final = 1 << 20

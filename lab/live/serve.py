@@ -26,7 +26,7 @@ from lab.live.web import Tokens, Web
 HEAD_TIME: Final = 10.0
 READ_TIME: Final = 30.0
 #: Connections at once, streams included.
-MOST_CONNECTIONS: Final = 64
+MOST_CONNECTIONS: Final = 128
 
 
 class Impatient(H11Protocol):

@@ -56,7 +56,7 @@ EVERY: Final = 1.0
 #: Blocked packets that are remembered.
 MOST_BLOCKED: Final = 500
 #: Connections of outside tools that may be open at once, and launches of one run.
-MOST_CONNECTIONS: Final = 64
+MOST_CONNECTIONS: Final = 256
 MOST_LAUNCHES: Final = 200
 #: Faults that are put right when they are ended before their time.
 REPAIRED: Final = frozenset({"sensor_fails", "actuator_fails", "cabling_loop"})

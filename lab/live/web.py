@@ -44,7 +44,7 @@ MOST_BODY: Final = 65_536
 BODY_TIME: Final = 10.0
 #: Log-ins that are remembered, the oldest forgotten first; streams at once.
 MOST_SESSIONS: Final = 64
-MOST_STREAMS: Final = 16
+MOST_STREAMS: Final = 48
 #: Seconds between two signs of life of a stream in which nothing changes.
 STREAM_ALIVE: Final = 15.0
 #: Seconds that an answer of the run is waited for.
