@@ -51,6 +51,13 @@ def number(value: float | None) -> str:
     return "0" if digits == "-0" else digits.replace("-", "−")
 
 
+def amount(value: float | None) -> str:
+    """As ``number``, with an exponent from a million on: products of some sites are counted in joules."""
+    if value is None or abs(value) < 1e6:
+        return number(value)
+    return f"{value:.2e}".replace("e+0", "e").replace("e+", "e").replace("-", "−")
+
+
 def percent(share: float | None) -> str:
     """Return a share in percent; 100 and 0 only for exactly all and none."""
     if share is None:
@@ -63,7 +70,7 @@ def percent(share: float | None) -> str:
 
 
 def interval(estimate: Estimate, show: str = "number") -> str:
-    """Return 'low to high' or nothing; ``show`` is 'number', 'percent' or 'signed'."""
+    """Return 'low to high' or nothing; ``show`` is a key of ``_SHOW``."""
     if estimate.low is None or estimate.high is None:
         return ""
     return f"{_SHOW[show](estimate.low)} to {_SHOW[show](estimate.high)}"
@@ -80,7 +87,20 @@ def points(value: float | None) -> str:
     return signed(None if value is None else 100 * value)
 
 
-_SHOW: Final = {"number": number, "percent": percent, "signed": signed, "points": points}
+def change(value: float | None) -> str:
+    """Return a difference of amounts with its sign."""
+    text = amount(value)
+    return f"+{text}" if value is not None and value > 0 and text != "0" else text
+
+
+_SHOW: Final = {
+    "number": number,
+    "amount": amount,
+    "change": change,
+    "percent": percent,
+    "signed": signed,
+    "points": points,
+}
 
 
 def survival(estimate: Estimate, horizon: float, population: int) -> str:
@@ -143,7 +163,7 @@ _COLUMNS: Final = {
         "Safety\n%",
         "Product\n%",
         "Unsafe\ns",
-        "Lost\nm³",
+        "Lost\nproduct",
         "False\na day",
     ),
     False: ("Detected", "Median\ns", "View\n%", "Contr\n%", "Safe\n%", "Prod\n%", "Unsafe\ns"),
@@ -160,7 +180,7 @@ def _summary(cell: Cell, wide: bool) -> list[str]:
     unsafe = number(cell.unsafe_seconds.value)
     if not wide:
         return [detected, median, *shares, unsafe]
-    lost, false = number(cell.production_lost.value), number(cell.false_alarms_per_day.value)
+    lost, false = amount(cell.production_lost.value), number(cell.false_alarms_per_day.value)
     return [detected, f"{median} ({span})" if span else median, *shares, unsafe, lost, false]
 
 
@@ -371,6 +391,8 @@ def _environment() -> Environment:
     environment.globals.update(number=number, signed=signed)
     environment.filters.update(
         number=number,
+        amount=amount,
+        change=change,
         percent=percent,
         signed=signed,
         points=points,

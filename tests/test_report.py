@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from results import figures, look, report
-from results.report import inline_svg, number, percent, render, table, write_report
+from results.report import amount, inline_svg, number, percent, render, table, write_report
 from results.rows import Row
 from results.statistics import Estimate, summarize
 from testbed.errors import RunError
@@ -683,3 +683,11 @@ def test_a_poor_run_is_drawn_all_the_same(given: dict[str, Any]) -> None:
 def test_a_series_of_another_length_than_the_times_is_refused() -> None:
     with pytest.raises(ValueError, match="LT-101: 1 values for 2 times"):
         figures.timeline([0.0, 1.0], {"LT-101": [1.0]}, units={}, limits={}, events=[], bands={})
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [(None, "–"), (0.25, "0.25"), (999_999.0, "999999"), (-245_844_450.0, "−2.46e8"), (3e10, "3.00e10")],
+)
+def test_products_counted_in_joules_keep_a_column_narrow(value: float | None, told: str) -> None:
+    assert amount(value) == told
