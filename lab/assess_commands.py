@@ -14,7 +14,7 @@ import click
 from lab.groups import Group
 
 if TYPE_CHECKING:
-    from lab.assess_steps import Step
+    from lab.assess.steps import Step
 
 _folder = click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 
@@ -57,8 +57,8 @@ def start_(
     quick: bool,
 ) -> None:
     """Draft the files of an assessment in FOLDER from a site's file."""
-    from lab.assess import assessment_at, start
-    from lab.assess_documents import note
+    from lab.assess.documents import note
+    from lab.assess.model import assessment_at, start
 
     written = start(
         folder,
@@ -78,9 +78,9 @@ def start_(
 @_folder
 def status(folder: Path) -> None:
     """Say how far an assessment is, and what is for people to fill in or decide."""
-    from lab.assess import assessment_at
-    from lab.assess_documents import approved
-    from lab.assess_steps import STEPS, state_of
+    from lab.assess.documents import approved
+    from lab.assess.model import assessment_at
+    from lab.assess.steps import STEPS, state_of
 
     assessment = assessment_at(folder)
     states = [(step, *state_of(assessment, step)) for step in STEPS]
@@ -109,10 +109,10 @@ def status(folder: Path) -> None:
 )
 def next_(folder: Path, every: bool, workers: int | None, rows: Path | None) -> None:
     """Do the next step; what was measured before is not run again."""
-    from lab.assess import assessment_at
-    from lab.assess_documents import note, write
-    from lab.assess_measure import Measuring
-    from lab.assess_steps import due, perform, state_of
+    from lab.assess.documents import note, write
+    from lab.assess.measure import Measuring
+    from lab.assess.model import assessment_at
+    from lab.assess.steps import due, perform, state_of
     from results.store import RowStore
 
     while True:
@@ -144,8 +144,8 @@ def _told(step: Step, ran: int, open_: list[str]) -> None:
 @_folder
 def document(folder: Path) -> None:
     """Write the report and the requirements specification again, as pages and as JSON."""
-    from lab.assess import assessment_at
-    from lab.assess_documents import note, write
+    from lab.assess.documents import note, write
+    from lab.assess.model import assessment_at
 
     assessment = assessment_at(folder)
     for path in write(assessment):
@@ -160,8 +160,8 @@ def document(folder: Path) -> None:
 @click.option("--date", default=None, metavar="YYYY-MM-DD", help="Today if not given.")
 def approve_(folder: Path, by: str, role: str, date: str | None) -> None:
     """Put the approval of the specification on record (ZCR 7.1); a later change makes it invalid."""
-    from lab.assess import assessment_at
-    from lab.assess_documents import approve, note, write
+    from lab.assess.documents import approve, note, write
+    from lab.assess.model import assessment_at
 
     assessment = assessment_at(folder)
     found = approve(assessment, by, role, date or _now()[:10])
@@ -175,8 +175,8 @@ def approve_(folder: Path, by: str, role: str, date: str | None) -> None:
 @click.argument("arm", required=False)
 def runs(folder: Path, arm: str | None) -> None:
     """List the arms behind the numbers, or the runs of one with their keys in the store."""
-    from lab.assess import assessment_at
-    from lab.assess_steps import arms_of
+    from lab.assess.model import assessment_at
+    from lab.assess.steps import arms_of
     from testbed.errors import UnknownNameError
 
     arms = arms_of(assessment_at(folder))
@@ -224,13 +224,13 @@ def review(old: Path, new: Path, as_json: bool, trend: Path | None, more: tuple[
     import json
     from dataclasses import asdict
 
-    from lab.assess_review import load_report
-    from lab.assess_review import review as compare
+    from lab.assess.review import load_report
+    from lab.assess.review import review as compare
 
     before, now = load_report(old), load_report(new)
     changes = compare(before, now)
     if trend is not None:
-        from lab.assess_review import point
+        from lab.assess.review import point
         from results import assessment_figures as figures
         from results.look import svg
         from results.store import save_text
@@ -271,8 +271,8 @@ def gate(
     approval: bool,
 ) -> None:
     """Hold an assessment against limits, for pipelines: exit code 1 where one is passed or a step is stale."""
-    from lab.assess import assessment_at
-    from lab.assess_review import Limits, passed_limits
+    from lab.assess.model import assessment_at
+    from lab.assess.review import Limits, passed_limits
 
     limits = Limits(max_risk, max_gap, max_maturity_gap, max_loss, complete, approval)
     found = passed_limits(assessment_at(folder), limits)

@@ -137,7 +137,7 @@ def import_(assets: Path | None, pcap: Path | None, prefix: int, beside: str | N
 
     With --beside the exit code is 1 where the site's file lacks anything.
     """
-    from lab.assess import as_yaml
+    from lab.assess.model import as_yaml
     from lab.site_import import assets_of, traffic_of, unknown_to
     from lab.site_import import draft as drafted
     from results.store import save_text

@@ -14,12 +14,12 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab import assess_measure
-from lab.assess import Assessment, assessment_at, findings, start
-from lab.assess_documents import approve, approved, note, report, specification, trail_breaks, write
-from lab.assess_measure import Measuring
-from lab.assess_review import Limits, load_report, passed_limits, review
-from lab.assess_steps import BY_NAME, STEPS, due, perform, state_of
+from lab.assess import measure
+from lab.assess.documents import approve, approved, note, report, specification, trail_breaks, write
+from lab.assess.measure import Measuring
+from lab.assess.model import Assessment, assessment_at, findings, start
+from lab.assess.review import Limits, load_report, passed_limits, review
+from lab.assess.steps import BY_NAME, STEPS, due, perform, state_of
 from lab.cli import main
 from results.risk import Matrix, default_matrix, risk_of
 from results.store import RowStore
@@ -321,9 +321,7 @@ def test_equal_choices_of_controls_share_their_runs_whatever_they_are_called() -
     from controls.catalogue import SecurityLevels
     from controls.selection import select
 
-    names: Sequence[str] = [
-        assess_measure.canonical(select(SecurityLevels.uniform(level))).name for level in (0, 2)
-    ]
+    names: Sequence[str] = [measure.canonical(select(SecurityLevels.uniform(level))).name for level in (0, 2)]
     assert names == ["SL 0", "SL 2"]
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from controls.catalogue import FOUNDATIONAL
-from lab.assess import Assessment
-from lab.assess_documents import FORMAT, REPORT, approved, trail_breaks
-from lab.assess_steps import STEPS, state_of
+from lab.assess.documents import FORMAT, REPORT, approved, trail_breaks
+from lab.assess.model import Assessment
+from lab.assess.steps import STEPS, state_of
 from testbed.errors import OtlabError
 
 

@@ -15,8 +15,8 @@ from typing import Any
 from controls.catalogue import FOUNDATIONAL, SecurityLevels, catalogue
 from controls.compensating import compensating
 from controls.profiles import CONTROLS
-from lab.assess import FILES, Assessment
-from lab.assess_steps import STEPS, arms_of, results_of, state_of
+from lab.assess.model import FILES, Assessment
+from lab.assess.steps import STEPS, arms_of, results_of, state_of
 from results import pdf
 from results.assessment import render_report, render_specification
 from results.store import canonical, save_text

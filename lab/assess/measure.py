@@ -18,7 +18,7 @@ from controls.levels import Vector, capability, level_where
 from controls.profiles import enforced, working
 from controls.selection import Selection
 from devices.world import World
-from lab.assess import Assessment, Threat
+from lab.assess.model import Assessment, Threat
 from lab.campaign import Processes, complete, key_of, runs_of
 from results.ablation import sign_test
 from results.risk import Matrix, Risk, class_of, loss_of, removed, risk_of

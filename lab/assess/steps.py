@@ -18,14 +18,7 @@ from controls.compensating import compensating
 from controls.levels import Vector
 from controls.profiles import CONTROLS, enforced, with_needs
 from controls.selection import Selection, select
-from lab.assess import (
-    CONTROLS_FILE,
-    Assessment,
-    Judgement,
-    Threat,
-    findings,
-)
-from lab.assess_measure import (
+from lab.assess.measure import (
     Measuring,
     Situation,
     burden,
@@ -34,6 +27,13 @@ from lab.assess_measure import (
     posture,
     shown,
     unable,
+)
+from lab.assess.model import (
+    CONTROLS_FILE,
+    Assessment,
+    Judgement,
+    Threat,
+    findings,
 )
 from lab.campaign import code_digest
 from results.risk import Risk
