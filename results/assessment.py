@@ -1,35 +1,31 @@
 """The pages of a risk assessment: its report and its requirements specification, from their data.
 
 Both are complete in themselves as ``results.report``'s page is: no script, no request, and equal data give equal
-bytes. A browser prints them to PDF; the style has a sheet for paper.
+bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from results.report import _COLORS, NOTHING, number
+from results.report import NOTHING, number, page
 
 FOUNDATIONAL = ("IAC", "UC", "SI", "DC", "RDF", "TRE", "RA")
 
 
 def render_report(report: Mapping[str, Any]) -> str:
     """The assessment as a page: risks, levels, gaps, what to improve, and the runs behind every number."""
-    return (
-        _environment()
-        .get_template("assessment.html.j2")
-        .render(
-            report=report,
-            steps={name: step["result"] for name, step in report["steps"].items()},
-            matrix=report["matrix"],
-            arms=report["arms"],
-            frs=FOUNDATIONAL,
-            colors=_COLORS,
-        )
+    return page(
+        "assessment.html.j2",
+        _FILTERS,
+        report=report,
+        steps={name: step["result"] for name, step in report["steps"].items()},
+        matrix=report["matrix"],
+        arms=report["arms"],
+        frs=FOUNDATIONAL,
     )
 
 
@@ -37,11 +33,7 @@ def render_specification(
     crs: Mapping[str, Any], approval: Mapping[str, Any] | None, frs: Sequence[str] = FOUNDATIONAL
 ) -> str:
     """The cybersecurity requirements specification as a page, with its approval where there is one."""
-    return (
-        _environment()
-        .get_template("crs.html.j2")
-        .render(crs=crs, approval=approval, arms=crs["arms"], frs=frs, colors=_COLORS)
-    )
+    return page("crs.html.j2", _FILTERS, crs=crs, approval=approval, arms=crs["arms"], frs=frs)
 
 
 def quantity(estimate: Mapping[str, Any] | None) -> Markup:
@@ -77,16 +69,10 @@ def said(value: Any) -> Markup:
     return escape(value) if value not in (None, "", [], ()) else Markup('<em class="note">not stated</em>')
 
 
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("results", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters.update(
-        number=number, small=small, quantity=quantity, vector=vector, arm=arm, said=said
-    )
-    return environment
+_FILTERS: Final[Mapping[str, Callable[..., object]]] = {
+    "small": small,
+    "quantity": quantity,
+    "vector": vector,
+    "arm": arm,
+    "said": said,
+}

@@ -10,7 +10,7 @@ import hashlib
 import platform
 import re
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -253,9 +253,13 @@ def render(
     )
 
 
-def page(template: str, **values: object) -> str:
-    """A page of ``results/templates`` in the style of all reports."""
-    return _environment().get_template(template).render(colors=_COLORS, **values)
+def page(
+    template: str, filters: Mapping[str, Callable[..., object]] | None = None, /, **values: object
+) -> str:
+    """A page of ``results/templates`` in the style of all reports, with ``filters`` beside the common ones."""
+    environment = _environment()
+    environment.filters.update(filters or {})
+    return environment.get_template(template).render(colors=_COLORS, **values)
 
 
 def fingerprint(rows: Iterable[Row]) -> str:
