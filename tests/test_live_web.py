@@ -275,7 +275,7 @@ def test_a_flood_of_connections_leaves_the_lab_to_others() -> None:
         boss = Browser(made, made.place.tokens.instructor)
         crowd = []
         try:
-            for _ in range(100):
+            for _ in range(200):
                 crowd.append(socket.create_connection(("127.0.0.1", made.port), timeout=10))
             begun = made.engine.session.now
             _until(lambda: made.engine.session.now > begun + 0.5)  # the run goes on
@@ -289,6 +289,7 @@ def test_pages_that_are_open_are_counted_and_those_that_do_not_read_are_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("lab.live.serve.READ_TIME", 0.5)
+    monkeypatch.setattr("lab.live.web.MOST_STREAMS", 16)
     with lab(speed=100) as made:
         student = Browser(made, made.place.tokens.student)
         head = f"GET /api/hmi/hmi1/events HTTP/1.1\r\nhost: 127.0.0.1:{made.port}\r\ncookie: {student.cookie}\r\n\r\n"
