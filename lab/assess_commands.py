@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lab.groups import Group
+from lab.options import cores
+from lab.progress import counted
 
 if TYPE_CHECKING:
     from lab.assess.steps import Step
@@ -123,8 +122,8 @@ def next_(folder: Path, every: bool, workers: int | None, rows: Path | None) -> 
                 click.echo(f"written: {path}")
             note(assessment, _now, "documents written")
             return
-        count = workers or os.cpu_count() or 1
-        measuring = Measuring(assessment, RowStore(rows or folder / "rows"), count, _progress)
+        count = workers or cores()
+        measuring = Measuring(assessment, RowStore(rows or folder / "rows"), count, counted)
         perform(measuring, step)
         _, open_ = state_of(assessment, step)
         note(assessment, _now, "step done", step=step.name, runs=measuring.ran, open=len(open_))
@@ -281,12 +280,3 @@ def gate(
     if found:
         raise click.exceptions.Exit(1)
     click.echo("within all limits")
-
-
-@contextmanager
-def _progress(title: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar with the time left on standard error."""
-    from lab.campaign_commands import _progress as bar
-
-    with bar(title, total) as advance:
-        yield advance

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from lab.groups import Group
+from lab.options import cores
+from lab.progress import counted
 from testbed.errors import OtlabError
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def run(
         raise OtlabError("--until and --within go together: a metric, and how well it is to be known")
     plan = load_plan(file)
     folder = _folder(plan, out)
-    pool: Pool = Cluster(cluster) if cluster is not None else Processes(workers or os.cpu_count() or 1)
+    pool: Pool = Cluster(cluster) if cluster is not None else Processes(workers or cores())
     store = RowStore(folder / "rows")
     save_text(folder / "plan.yaml", file.read_text(encoding="utf-8"))
     rows = _complete(plan, plan.seed_list, store, pool)
@@ -111,7 +111,7 @@ def _complete(plan: Plan, seeds: Sequence[int], store: RowStore, pool: Pool) -> 
     from lab.plan import arms
 
     wanted: list[Experiment] = [arm.experiment(seed, plan.duration) for arm in arms(plan) for seed in seeds]
-    with _progress(plan.name, runs_of(wanted)) as advance:
+    with counted(plan.name, runs_of(wanted)) as advance:
         return complete(wanted, store, pool, advance)
 
 
@@ -218,15 +218,14 @@ def report(file: Path, metrics: tuple[str, ...], pdf: bool, out: Path | None) ->
     rows, missing = _present(plan, folder)
     if not rows or (metrics and missing):
         raise OtlabError(f"{missing} of {len(rows) + missing} rows are missing: run the campaign first")
-    drawn = dict(figures.standard(rows))
+    drawn = figures.standard(rows)
+    for name, figure in drawn.items():
+        save_bytes(folder / f"{name}.png", look.png(figure))
     for metric in metrics:
         for number, one in enumerate(attributed(plan, rows, metric), 1):
             drawn[f"{one.title}. Whiskers: 95 % interval."] = drawing = importance(one.parts, metric)
             save_bytes(folder / f"importance-{metric}-{number}.png", look.png(drawing))
-    for name, figure in drawn.items():
-        if name.rpartition("-")[0] in figures.CAPTIONS or name in figures.CAPTIONS:
-            save_bytes(folder / f"{name}.png", look.png(figure))
-    write_report(
+    page = write_report(
         folder / "report.html",
         rows,
         statistics.summarize(rows),
@@ -241,7 +240,7 @@ def report(file: Path, metrics: tuple[str, ...], pdf: bool, out: Path | None) ->
     if pdf:
         from results.pdf import write_pdf
 
-        write_pdf(folder / "report.pdf", (folder / "report.html").read_text(encoding="utf-8"))
+        write_pdf(folder / "report.pdf", page)
     click.echo(f"report: {folder / 'report.html'}")
 
 
@@ -279,20 +278,3 @@ def sql(query: str, tables: tuple[Path, ...]) -> None:
     click.echo("\t".join(names))
     for row in found:
         click.echo("\t".join("" if value is None else str(value) for value in row))
-
-
-@contextmanager
-def _progress(title: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar with the time left on standard error."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    ) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda: bar.advance(task)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import wraps
 from importlib.metadata import version
@@ -29,6 +27,8 @@ from lab import (
     tradeoff_commands,
 )
 from lab.groups import Group
+from lab.options import cores, people, set_figures
+from lab.progress import progress
 from testbed.errors import OtlabError
 
 if TYPE_CHECKING:
@@ -53,31 +53,8 @@ def main() -> None:
     """Measure what IEC 62443 security levels buy and cost, on simulated plants with real protocols."""
 
 
-def _overrides(
-    _ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]
-) -> tuple[tuple[str, float], ...]:
-    pairs = []
-    for value in values:
-        key, sign, number = value.partition("=")
-        try:
-            if not sign:
-                raise ValueError
-            pairs.append((key.strip(), float(number)))
-        except ValueError:
-            raise click.BadParameter(f"{value!r} is not KEY=NUMBER") from None
-    return tuple(sorted(pairs))
-
-
 _site = click.option(
     "--site", default="water", show_default=True, help="A shipped site's name, or a site's file or folder."
-)
-_set = click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    callback=_overrides,
-    metavar="KEY=NUMBER",
-    help="Change a figure; see `otlab figures`.",
 )
 _duration = click.option(
     "--duration",
@@ -104,10 +81,6 @@ _compensate = click.option(
 )
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _choices(
     levels: tuple[int, ...], files: tuple[str, ...], compensating: tuple[str, ...], usual: Iterable[int]
 ) -> list[Selection]:
@@ -121,28 +94,6 @@ def _choices(
         *(load_selection(file) for file in files),
     ]
     return [replace(one, compensating=(*one.compensating, *compensating)) for one in chosen]
-
-
-def _people(command: Callable[..., None]) -> Callable[..., None]:
-    """Options of how operators are modeled and what they log in with."""
-    for option in (
-        click.option(
-            "--mfa",
-            type=click.Choice(["totp", "push", "badge", "fido"]),
-            default="totp",
-            show_default=True,
-            help="What operators log in with where a second factor is asked for.",
-        ),
-        click.option(
-            "--human",
-            type=click.Choice(["simple", "lognormal", "hcr", "spar-h", "heart"]),
-            default="simple",
-            show_default=True,
-            help="Model of the operators.",
-        ),
-    ):
-        command = option(command)
-    return command
 
 
 def _selected(command: Callable[..., None]) -> Callable[..., None]:
@@ -240,9 +191,9 @@ def _selected(command: Callable[..., None]) -> Callable[..., None]:
 )
 @click.option("--attacker", "attackers", multiple=True, metavar="WHO", help=_attacker + " Repeatable.")
 @_response
-@_people
+@people("simple")
 @click.option("--pdf", is_flag=True, help="Also write report.pdf (extra: otlab[pdf]).")
-@_set
+@set_figures
 def compare(
     site: str,
     scenarios: tuple[str, ...],
@@ -301,9 +252,9 @@ def compare(
     console = Console() if sys.stdout.isatty() else Console(width=120)
     who = f" x {len(attackers)} attackers" if attackers else ""
     title = f"{len(names)} attacks{who} x {len(campaign.profiles)} levels x {seeds} seeds"
-    with _progress(title) as (advance, total):
+    with progress(title) as (advance, total):
         total(campaign.runs)
-        rows = perform(campaign, RowStore(out / "rows"), workers or _cores(), advance)
+        rows = perform(campaign, RowStore(out / "rows"), workers or cores(), advance)
     cells = statistics.summarize(rows)
     drawn = figures.standard(rows)
     for name, figure in drawn.items():
@@ -314,7 +265,7 @@ def compare(
         f"{name} by {who}": f"{title}, by {who}" for name, title in titles.items() for who in attackers
     }
     command = shlex.join(["otlab", *sys.argv[1:]])
-    report.write_report(
+    page = report.write_report(
         out / "report.html",
         rows,
         cells,
@@ -329,7 +280,7 @@ def compare(
     if pdf:
         from results.pdf import write_pdf
 
-        write_pdf(out / "report.pdf", (out / "report.html").read_text(encoding="utf-8"))
+        write_pdf(out / "report.pdf", page)
     console.print(report.table(cells, console.width))
     console.print(f"report: {out / 'report.html'}", highlight=False)
 
@@ -360,8 +311,8 @@ def compare(
 )
 @click.option("--attacker", default=None, metavar="WHO", help=_attacker)
 @_response
-@_people
-@_set
+@people("simple")
+@set_figures
 def run(
     site: str,
     scenario: str | None,
@@ -450,8 +401,8 @@ def run(
 )
 @click.option("--attacker", default=None, metavar="WHO", help=_attacker)
 @_response
-@_people
-@_set
+@people("simple")
+@set_figures
 def live(
     site: str,
     scenario: str | None,
@@ -556,7 +507,7 @@ def dataset(
 
     splits = {"train": seeds_of(seeds_train), "test": seeds_of(seeds_test)}
     count = sum(map(len, splits.values())) * (1 + len(scenarios))
-    with _progress(f"{count} runs of {duration:g} s") as (advance, total):
+    with progress(f"{count} runs of {duration:g} s") as (advance, total):
         total(count)
         runs = write_dataset(
             out,
@@ -567,7 +518,7 @@ def dataset(
             duration,
             parquet=form == "parquet",
             pcap=pcap,
-            workers=workers or _cores(),
+            workers=workers or cores(),
             progress=advance,
         )
     click.echo(f"{len(runs)} runs in {out}, described in {out / 'README.md'}")
@@ -744,11 +695,11 @@ def ablate(requirements: tuple[str, ...], fr: str | None, pairs: int, workers: i
         raise UnknownNameError("foundational requirement", fr, FOUNDATIONAL)
     names = [requirement_id(one) for one in requirements] or list(catalogue())
     names = [name for name in names if fr is None or catalogue()[name].fr == fr.upper()]
-    with _progress(f"{len(names)} requirements x {pairs} pairs") as (advance, total):
+    with progress(f"{len(names)} requirements x {pairs} pairs") as (advance, total):
         from scenarios.trials import trials
 
         total(2 * pairs * sum(name in trials() for name in names))
-        proofs = perform(names, tuple(range(1, pairs + 1)), out, workers or _cores(), advance)
+        proofs = perform(names, tuple(range(1, pairs + 1)), out, workers or cores(), advance)
     for proof in proofs:
         shown = proof.shown
         what = (
@@ -785,7 +736,7 @@ def ablate(requirements: tuple[str, ...], fr: str | None, pairs: int, workers: i
     default=None,
     help="Also write a page (Markdown).",
 )
-@_set
+@set_figures
 def essential(
     site: str,
     levels: tuple[int, ...],
@@ -807,23 +758,6 @@ def essential(
         click.echo(tell(one.name, found[one.name]))
     if out is not None:
         save_text(out, page(found))
-
-
-@contextmanager
-def _progress(title: str) -> Iterator[tuple[Callable[[], None], Callable[[int], None]]]:
-    """A bar on standard error: what advances it by one, and what sets its length."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    ) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda: bar.advance(task), lambda total: bar.update(task, total=total)
 
 
 main.add_command(scenario_commands.scenarios)

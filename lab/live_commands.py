@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from testbed.errors import OtlabError
 
 if TYPE_CHECKING:
     from lab.live.serve import Place
+    from lab.live.session import Setup
     from scenarios.experiment import Experiment
 
 #: What of a run's folder is compared: the same run again has the same.
@@ -37,12 +39,6 @@ def host_lab(
     terminal: bool = False,
 ) -> None:
     """Run a lab until Ctrl-C, and say where it is and what it leaves."""
-    try:
-        from lab.live.serve import serve
-    except ModuleNotFoundError as error:
-        raise OtlabError(
-            f"the live lab needs {error.name}; install it with: pip install 'otlab[live]'"
-        ) from None
     from lab.live.bridge import Attachment
     from lab.live.session import Setup
 
@@ -62,6 +58,33 @@ def host_lab(
             )
         click.echo(f"Ctrl-C ends it; what it leaves is in {folder}")
 
+    hold(setup, folder, say, terminal, speed=speed, paused=paused, host=host, port=port)
+
+
+def need_extra() -> None:
+    """Raises OtlabError where what serves pages is not installed."""
+    try:
+        import lab.live.serve  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise OtlabError(
+            f"the live lab needs {error.name}; install it with: pip install 'otlab[live]'"
+        ) from None
+
+
+def hold(
+    setup: Setup,
+    folder: Path,
+    say: Callable[[Place], None],
+    terminal: bool,
+    *,
+    speed: float,
+    paused: bool,
+    host: str,
+    port: int,
+) -> None:
+    """Serve a run until Ctrl-C or its end; raises OtlabError without the extra, or where it ended with an error."""
+    need_extra()
+    from lab.live.serve import serve
     from lab.live.terminal import attend
 
     beside = attend if terminal else None

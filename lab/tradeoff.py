@@ -183,10 +183,6 @@ class Found:
     chosen: Choice | None
     changes: tuple[Change, ...]
 
-    def choice_of(self, point: Point) -> Choice:
-        """The set of a point."""
-        return next(choice for choice, one in self.points if one.key == point.key)
-
 
 def search(search: Search, trials: int, batch: int, seed: int, limits: Mapping[str, float]) -> Found:
     """Measure the five levels, ``trials`` sets of NSGA-II in generations of ``batch``, and the choice's neighbors.

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from lab.options import cores, people, set_figures
+from lab.progress import progress
 from testbed.errors import OtlabError
 
 if TYPE_CHECKING:
@@ -50,20 +50,7 @@ if TYPE_CHECKING:
 @click.option(
     "--duration", type=click.FloatRange(min=60), default=1800.0, show_default=True, help="Seconds of a run."
 )
-@click.option(
-    "--human",
-    type=click.Choice(["simple", "lognormal", "hcr", "spar-h", "heart"]),
-    default="spar-h",
-    show_default=True,
-    help="Model of the operators.",
-)
-@click.option(
-    "--mfa",
-    type=click.Choice(["totp", "push", "badge", "fido"]),
-    default="totp",
-    show_default=True,
-    help="What operators log in with where a second factor is asked for.",
-)
+@people("spar-h")
 @click.option(
     "--at-most",
     "limits",
@@ -71,9 +58,7 @@ if TYPE_CHECKING:
     metavar="OBJECTIVE=NUMBER",
     help="Choose only among sets that keep this, e.g. risk=5. Repeatable.",
 )
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=NUMBER", help="Override a figure. Repeatable."
-)
+@set_figures
 @click.option("--search-seed", type=int, default=0, show_default=True, help="Luck of the search itself.")
 @click.option("--workers", type=click.IntRange(1), default=None, help="Processes; one per core if not given.")
 @click.option("--pdf", is_flag=True, help="Also write report.pdf (extra: otlab[pdf]).")
@@ -94,7 +79,7 @@ def tradeoff(
     human: HumanModel,
     mfa: Method,
     limits: tuple[str, ...],
-    overrides: tuple[str, ...],
+    overrides: tuple[tuple[str, float], ...],
     search_seed: int,
     workers: int | None,
     pdf: bool,
@@ -123,16 +108,22 @@ def tradeoff(
         duration,
         human,
         mfa,
-        tuple(sorted(_numbers(overrides, "--set").items())),
+        overrides,
     )
     for name in (*problem.attacks, *problem.emergencies):
         check_against(described, load_scenario(name, described))
     load_figures().with_overrides(dict(problem.overrides))
-    with _bar() as progress:
-        made = Search(
-            problem, RowStore(out / "rows"), Processes(workers or os.cpu_count() or 1), progress, {}
-        )
-        found = perform(made, trials, batch, search_seed, _numbers(limits, "--at-most"))
+    with progress("runs") as (advance, length):
+        expected = 0
+
+        def more(runs: int) -> Callable[[], None]:
+            nonlocal expected
+            expected += runs
+            length(expected)
+            return advance
+
+        made = Search(problem, RowStore(out / "rows"), Processes(workers or cores()), more, {})
+        found = perform(made, trials, batch, search_seed, _limits(limits))
     save_text(out / "tradeoff.json", as_data(problem, found))
     _write(problem, found, described.title, out, pdf)
     for line in told(problem, found):
@@ -144,14 +135,14 @@ def tradeoff(
 STANDARD_ATTACKS = ("unauthorized-write", "wire-spoof", "account-phished-outside", "plc-flood")
 
 
-def _numbers(texts: Sequence[str], option: str) -> dict[str, float]:
+def _limits(texts: Sequence[str]) -> dict[str, float]:
     found = {}
     for text in texts:
         name, _, value = text.partition("=")
         try:
             found[name.strip()] = float(value)
         except ValueError:
-            raise OtlabError(f"{option} {text!r}: write a name and a number, as in risk=5") from None
+            raise OtlabError(f"--at-most {text!r}: write a name and a number, as in risk=5") from None
     return found
 
 
@@ -221,21 +212,3 @@ def _write(problem: Problem, found: Found, title: str, out: Path, pdf: bool) -> 
     save_text(out / "report.html", text)
     if pdf:
         write_pdf(out / "report.pdf", text)
-
-
-@contextmanager
-def _bar() -> Iterator[Callable[[int], Callable[[], None]]]:
-    """A bar with the time left; every generation adds its runs to it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task, all_ = bar.add_task("runs", total=0), [0]
-
-        def more(runs: int) -> Callable[[], None]:
-            all_[0] += runs
-            bar.update(task, total=all_[0])
-            return lambda: bar.advance(task)
-
-        yield more

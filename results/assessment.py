@@ -11,9 +11,8 @@ from typing import Any, Final
 
 from markupsafe import Markup, escape
 
+from controls.catalogue import FOUNDATIONAL
 from results.report import NOTHING, number, page
-
-FOUNDATIONAL = ("IAC", "UC", "SI", "DC", "RDF", "TRE", "RA")
 
 
 def render_report(report: Mapping[str, Any]) -> str:
@@ -29,11 +28,9 @@ def render_report(report: Mapping[str, Any]) -> str:
     )
 
 
-def render_specification(
-    crs: Mapping[str, Any], approval: Mapping[str, Any] | None, frs: Sequence[str] = FOUNDATIONAL
-) -> str:
+def render_specification(crs: Mapping[str, Any], approval: Mapping[str, Any] | None) -> str:
     """The cybersecurity requirements specification as a page, with its approval where there is one."""
-    return page("crs.html.j2", _FILTERS, crs=crs, approval=approval, arms=crs["arms"], frs=frs)
+    return page("crs.html.j2", _FILTERS, crs=crs, approval=approval, arms=crs["arms"], frs=FOUNDATIONAL)
 
 
 def quantity(estimate: Mapping[str, Any] | None) -> Markup:

@@ -209,9 +209,11 @@ def write_report(
     cells: Sequence[Cell],
     figures: Mapping[str, str],
     meta: Mapping[str, object],
-) -> None:
-    """Write ``render``'s page whole or not at all. Raises RunError naming the file when it cannot be kept."""
-    save_text(path, render(rows, cells, figures, meta))
+) -> str:
+    """Write ``render``'s page whole or not at all, and return it. Raises RunError naming the file where that fails."""
+    written = render(rows, cells, figures, meta)
+    save_text(path, written)
+    return written
 
 
 def render(

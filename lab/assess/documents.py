@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from controls.catalogue import FOUNDATIONAL, SecurityLevels, catalogue
+from controls.catalogue import SecurityLevels, catalogue
 from controls.compensating import compensating
 from controls.profiles import CONTROLS
 from lab.assess.model import FILES, Assessment
@@ -238,7 +238,7 @@ def write(assessment: Assessment) -> list[Path]:
     whole, crs = report(assessment), specification(assessment)
     pages = {
         "assessment": render_report(whole),
-        "crs": render_specification(crs, approved(assessment), FOUNDATIONAL),
+        "crs": render_specification(crs, approved(assessment)),
     }
     texts = {
         REPORT: json.dumps(whole, indent=1, sort_keys=True) + "\n",

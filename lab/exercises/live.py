@@ -14,6 +14,7 @@ import click
 
 from lab.exercises.evidence import live_setup
 from lab.exercises.model import Exercise
+from lab.live_commands import hold, need_extra
 from testbed.errors import OtlabError
 
 if TYPE_CHECKING:
@@ -32,12 +33,7 @@ def host(
     terminal: bool = False,
 ) -> None:
     """Run it until Ctrl-C or its end, and keep its inputs in ``folder``."""
-    try:
-        from lab.live.serve import serve
-    except ModuleNotFoundError as error:
-        raise OtlabError(
-            f"the live lab needs {error.name}; install it with: pip install 'otlab[live]'"
-        ) from None
+    need_extra()  # before an earlier run is thrown away
     setup = live_setup(exercise, seed, ports)
     live = exercise.live
     assert live is not None
@@ -54,10 +50,4 @@ def host(
             click.echo(f"socket      {address}:{number} reaches {one.target}:{one.port} from {one.zone}")
         click.echo("Ctrl-C ends the run; then: otlab exercise check FOLDER")
 
-    from lab.live.terminal import attend
-
-    beside = attend if terminal else None
-    engine = serve(setup, folder, say, beside, speed=speed, paused=False, host="127.0.0.1", port=port)
-    click.echo(f"{engine.session.now:g} s, {len(engine.session.inputs)} inputs: {folder}")
-    if engine.failure is not None:
-        raise OtlabError(f"the run ended with an error: {engine.failure}")
+    hold(setup, folder, say, terminal, speed=speed, paused=False, host="127.0.0.1", port=port)

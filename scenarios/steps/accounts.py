@@ -214,7 +214,8 @@ async def _phished(world: World, station: str, account: str) -> str | None:
     found for targeted attempts. A badge or a security key answers to the station only: there is nothing to give.
     """
     operator = world.operators.get(station)
-    if code_of(world, account) is None or operator is None or not operator.present.is_set():
+    token = token_of(world, account)
+    if token is None or operator is None or not operator.present.is_set():
         return None
     method = operator.method if isinstance(operator, CrewOperator) else "totp"
     if method not in ("totp", "push"):
@@ -229,8 +230,7 @@ async def _phished(world: World, station: str, account: str) -> str | None:
     if method == "totp":
         return code_of(world, account)
     assert isinstance(operator, CrewOperator)
-    token = token_of(world, account)
-    return operator.prove(token) if token is not None else None
+    return operator.prove(token)
 
 
 def _at_stations(world: World) -> frozenset[str]:
